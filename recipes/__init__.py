@@ -1,0 +1,1 @@
+"""Goldsmith: builds confidential-VM images and computes what the hardware will measure."""

@@ -1,0 +1,1 @@
+"""Cloud disk formats, one file each."""

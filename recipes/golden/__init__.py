@@ -1,0 +1,1 @@
+"""The golden manifest: written, explained, compared and verified."""

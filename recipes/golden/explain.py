@@ -1,0 +1,25 @@
+"""A prediction for people: each register's steps in order, with what was hashed and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..measure.tpm import fold
+from ..measure.trace import HashAlgorithm, Trace
+
+
+def explain(traces: Iterable[Trace], algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> str:
+    """The steps of each register, a line each, then the value they fold to."""
+    return "\n".join(_explain(trace, algorithm) for trace in traces)
+
+
+def _explain(trace: Trace, algorithm: HashAlgorithm) -> str:
+    lines = [trace.register]
+    for number, step in enumerate(trace.steps, 1):
+        what = f"{step.operation} {step.description}".strip()
+        lines.append(f"  {number:>3}  {what}")
+        lines.append(f"       {algorithm.value} {step.digests[algorithm].hex()} of {step.size} bytes")
+        lines.append(f"       input: {step.source}" + (f"  [{step.spec}]" if step.spec else ""))
+    base = Trace(trace.register.partition(":")[0], trace.steps)
+    lines.append(f"  = {algorithm.value} {fold(base, algorithm).hex()}")
+    return "\n".join(lines) + "\n"

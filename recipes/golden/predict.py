@@ -1,0 +1,85 @@
+"""From a replayed boot to the rows, policies and traces of the golden manifest."""
+
+from __future__ import annotations
+
+from ..machine import Accelerator, QemuMachine
+from ..measure.boot import Prediction
+from ..measure.firmware import FirmwareModel
+from ..measure.trace import ALL_ALGORITHMS, Established
+from .manifest import GoldenMachine, Omitted, Policy, RegisterPolicy, RegisterRow
+
+# What each register of a UEFI boot covers, and what a verifier does with it. PCR 0 and 1 hold the platform:
+# another VMM version, memory size or firmware build gives other values, and that is not the image's doing.
+# Spec: TCG PC Client Platform Firmware Profile 1.06 section 3.3.4; UAPI Linux TPM PCR Registry.
+POLICIES = {
+    "PCR0": (Policy.MACHINE, "firmware code"),
+    "PCR1": (Policy.MACHINE, "ACPI tables and boot order: memory, vCPUs, devices"),
+    "PCR2": (Policy.ENFORCE, "option ROMs: there are none"),
+    "PCR3": (Policy.ENFORCE, "option ROM configuration: there is none"),
+    "PCR4": (Policy.ENFORCE, "the UKI as a whole, and the kernel in it"),
+    "PCR5": (Policy.ENFORCE, "the partition table: primary GPT header and used entries"),
+    "PCR6": (Policy.ENFORCE, "platform manufacturer: nothing"),
+    "PCR7": (Policy.ENFORCE, "Secure Boot: state, PK, KEK, db, dbx, and the entry that verified the UKI"),
+    "PCR9": (Policy.ENFORCE, "the kernel's final command line and the initramfs it was handed"),
+    "PCR11": (
+        Policy.ENFORCE,
+        "every section of the UKI (kernel, initramfs, command line, root hash), then boot phases",
+    ),
+    "PCR12": (Policy.ENFORCE, "command lines, addons and credentials from outside: there are none"),
+    "PCR13": (Policy.ENFORCE, "system extensions: there are none"),
+}
+
+# What no register covers; printed in the manifest so that nobody has to find out.
+UNMEASURED = (
+    "backup GPT at the end of the disk: only the primary one is measured (PCR 5); firmware repairs from it",
+    "unused entries and the rest of the primary GPT's sectors, protective MBR",
+    "EFI system partition outside the UKI: FAT structures, free clusters, file slack",
+    "data partition: encrypted with a key that lives for one boot, not authenticated against the host",
+    "fw_cfg files other than the four ACPI blobs; the ACPI tables after firmware linked them",
+    "device emulation, network, time, and everything after the boot phase `ready`",
+)
+
+
+def golden_machine(
+    machine: QemuMachine,
+    prediction: Prediction,
+    model: FirmwareModel | None,
+    *,
+    vmm: str,
+    launch: str,
+) -> GoldenMachine:
+    """The manifest's entry of one machine."""
+    rows = tuple(
+        RegisterRow(
+            register=trace.register,
+            algorithm=algorithm,
+            value=prediction.value(trace.register, algorithm),
+            established=established(machine, trace.register, model),
+        )
+        for trace in prediction.traces
+        for algorithm in ALL_ALGORITHMS
+    )
+    names = dict.fromkeys(trace.register.partition(":")[0] for trace in prediction.traces)
+    return GoldenMachine(
+        name=machine.name,
+        vmm=vmm,
+        identity=machine.identity(),
+        launch=launch,
+        registers=rows,
+        policies=tuple(
+            RegisterPolicy(register=name, policy=POLICIES[name][0], covers=POLICIES[name][1])
+            for name in names
+        ),
+        omitted=tuple(Omitted(register=item.register, reason=item.reason) for item in prediction.omitted),
+        traces=prediction.traces,
+    )
+
+
+def established(machine: QemuMachine, register: str, model: FirmwareModel | None) -> Established:
+    """How the replay of a register was established for this kind of machine.
+
+    Nothing here has been booted under KVM, so such a machine has no more than the specification's word.
+    """
+    if model is None or machine.accelerator is not Accelerator.TCG:
+        return Established.SPEC_ONLY
+    return model.establishment(register)

@@ -1,0 +1,92 @@
+"""The golden manifest as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..measure.trace import Established, HashAlgorithm
+from ..units import format_size
+from .manifest import GoldenManifest, RegisterRow
+
+BOLD, DIM, GREEN, YELLOW, PLAIN = "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[0m"
+COLOURS = {
+    Established.BOOTED: GREEN,
+    Established.ORACLE: GREEN,
+    Established.LEARNT: YELLOW,
+    Established.SPEC_ONLY: YELLOW,
+}
+
+
+def render(manifest: GoldenManifest, *, colour: bool, algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> str:
+    """Artefacts with their digests, then every golden register of one bank and the machines that share it."""
+    paint = _Paint(colour)
+    lines = ["", paint(BOLD, f"{manifest.image} {manifest.version}"), ""]
+    width = max((len(artefact.name) for artefact in manifest.artefacts), default=8)
+    lines.append(paint(DIM, f"  {'artefact':<{width}}  {'size':>10}  sha256"))
+    lines += [
+        f"  {artefact.name:<{width}}  {format_size(artefact.size):>10}  {artefact.sha256}"
+        for artefact in manifest.artefacts
+    ]
+    lines += ["", *_registers(manifest, algorithm, paint), "", *_machines(manifest, paint), ""]
+    return "\n".join(lines) + "\n"
+
+
+class _Paint:
+    def __init__(self, colour: bool) -> None:
+        self.colour = colour
+
+    def __call__(self, code: str, text: str) -> str:
+        return f"{code}{text}{PLAIN}" if self.colour else text
+
+
+def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint) -> list[str]:
+    groups: dict[tuple[str, bytes, Established], list[int]] = {}
+    for number, machine in enumerate(manifest.machines, 1):
+        for row in machine.registers:
+            if row.algorithm is algorithm:
+                groups.setdefault((row.register, row.value, row.established), []).append(number)
+    order = {name: place for place, name in enumerate(_names(manifest))}
+    width = max((len(name) for name in order), default=8)
+    head = f"  {'register':<{width}}  {algorithm.value:<{2 * algorithm.size}}  {'established':<11}  machines"
+    lines = [paint(DIM, head)]
+    for (register, value, established), numbers in sorted(
+        groups.items(), key=lambda item: (order[item[0][0]], item[1])
+    ):
+        label = paint(COLOURS[established], f"{established.value:<11}")
+        machines = "all" if len(numbers) == len(manifest.machines) else ranges(numbers)
+        lines.append(f"  {register:<{width}}  {value.hex()}  {label}  {machines}")
+    return lines
+
+
+def _names(manifest: GoldenManifest) -> list[str]:
+    rows: Iterable[RegisterRow] = (row for machine in manifest.machines for row in machine.registers)
+    return sorted({row.register for row in rows}, key=natural)
+
+
+def natural(register: str) -> tuple[str, int, int]:
+    """Sort key: PCR2 before PCR11, and the phases of PCR 11 in boot order."""
+    phases = ("", "enter-initrd", "leave-initrd", "sysinit", "ready")
+    name, _, phase = register.partition(":")
+    letters = name.rstrip("0123456789")
+    number = int(name[len(letters) :] or 0)
+    return letters, number, phases.index(phase) if phase in phases else len(phases)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """``1-4,7`` for 1, 2, 3, 4 and 7."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _machines(manifest: GoldenManifest, paint: _Paint) -> list[str]:
+    width = max((len(machine.name) for machine in manifest.machines), default=8)
+    lines = [paint(DIM, f"  {'machine':<{width + 4}}  launched by")]
+    for number, machine in enumerate(manifest.machines, 1):
+        lines.append(f"  {number:>2}  {machine.name:<{width}}  {machine.launch}  ({machine.vmm})")
+        lines += [paint(DIM, f"      {item.register}: {item.reason}") for item in machine.omitted]
+    return lines

@@ -1,0 +1,211 @@
+"""A machine's prediction held against what a TPM really measured: register by register, event by event.
+
+Everything observed comes from the machine that is being judged. An event log is believed only as far as it
+replays to the register's own value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import VerifyError
+from ..measure.tpm import fold
+from ..measure.trace import HashAlgorithm, Step, Trace
+from .manifest import GoldenMachine, Policy
+
+BOOT_PHASES = ("enter-initrd", "leave-initrd", "sysinit", "ready")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a machine reported about one boot.
+
+    Attributes:
+        values: register values as the TPM gave them, by (register, algorithm).
+        steps: the extending events of its log in order, firmware first, then userspace.
+    """
+
+    values: Mapping[tuple[str, HashAlgorithm], bytes]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Where prediction and observation part: the first event of a register that differs, if one does.
+
+    Attributes:
+        index: place of the step in the register's trace, from 0; None where only the value differs.
+        expected: the predicted step, None where the log has more events than predicted.
+        observed: the logged event, None where the log ends too early.
+    """
+
+    register: str
+    message: str
+    index: int | None = None
+    expected: Step | None = None
+    observed: Step | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterResult:
+    """The verdict on one register in one bank; ``observed`` is None where the machine did not report it."""
+
+    register: str
+    algorithm: HashAlgorithm
+    expected: bytes
+    observed: bytes | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the value is exactly the predicted one."""
+        return self.observed == self.expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that was compared for one machine."""
+
+    machine: str
+    results: tuple[RegisterResult, ...]
+    differences: tuple[Difference, ...]
+    events: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether every register and every event is exactly as predicted."""
+        return not self.differences and all(result.equal for result in self.results)
+
+    def raise_difference(self, machine: GoldenMachine) -> None:
+        """Raises on the first difference that the manifest's policy enforces.
+
+        Raises:
+            VerifyError: the register, the first differing step and both digests.
+        """
+        recorded = {item.register for item in machine.policies if item.policy is Policy.RECORD}
+        for difference in self.differences:
+            if difference.register not in recorded:
+                raise VerifyError(f"{machine.name}: {difference.message}")
+
+
+def compare(machine: GoldenMachine, observation: Observation) -> Comparison:
+    """Every golden register of ``machine`` against one observed boot, up to the boot phase ``ready``.
+
+    A register named ``PCR11:sysinit`` is the value PCR 11 has once that phase is entered; it is computed from
+    the log's own events up to there, because a TPM keeps no old values.
+    """
+    banks = {algorithm for _, algorithm in observation.values}
+    observed: dict[tuple[str, HashAlgorithm], bytes] = {}
+    differences: list[Difference] = []
+    events = 0
+    for register, traces in _by_register(machine.traces).items():
+        steps = tuple(step for step in observation.steps if step.register == register)
+        events += len(steps)
+        final = traces[-1]
+        difference = first_difference(final, steps)
+        if difference is not None:
+            differences.append(difference)
+        differences += _log_against_values(register, steps, observation)
+        for trace in traces[:-1]:
+            observed.update(_value_after(trace.register, steps[: len(trace.steps)], banks))
+        for bank in banks:
+            if (register, bank) in observation.values:
+                observed[final.register, bank] = observation.values[register, bank]
+    results = tuple(
+        RegisterResult(
+            register=row.register,
+            algorithm=row.algorithm,
+            expected=row.value,
+            observed=observed.get((row.register, row.algorithm)),
+        )
+        for row in machine.registers
+        if row.algorithm in banks
+    )
+    differences += _value_differences(results, {item.register for item in differences})
+    return Comparison(machine=machine.name, results=results, differences=tuple(differences), events=events)
+
+
+def first_difference(trace: Trace, observed: Sequence[Step]) -> Difference | None:
+    """The first step at which a logged sequence leaves the predicted one, or None."""
+    for index in range(max(len(trace.steps), len(observed))):
+        expected = trace.steps[index] if index < len(trace.steps) else None
+        found = observed[index] if index < len(observed) else None
+        if expected is None or found is None or not _same(expected, found):
+            return Difference(
+                register=trace.register.partition(":")[0],
+                message=_describe(trace, index, expected, found),
+                index=index,
+                expected=expected,
+                observed=found,
+            )
+    return None
+
+
+def _by_register(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
+    """The traces of each real register, shortest first: PCR 11 has one more for every boot phase."""
+    registers: dict[str, list[Trace]] = {}
+    for trace in sorted(traces, key=lambda trace: len(trace.steps)):
+        registers.setdefault(trace.register.partition(":")[0], []).append(trace)
+    return registers
+
+
+def _same(expected: Step, found: Step) -> bool:
+    shared = expected.digests.keys() & found.digests.keys()
+    return (
+        bool(shared)
+        and expected.operation == found.operation
+        and all(expected.digests[algorithm] == found.digests[algorithm] for algorithm in shared)
+    )
+
+
+def _describe(trace: Trace, index: int, expected: Step | None, found: Step | None) -> str:
+    register = trace.register.partition(":")[0]
+    place = f"{register} differs at event {index + 1} of {len(trace.steps)}"
+    if expected is None:
+        assert found is not None
+        return f"{place}: predicted nothing more, observed {found.operation} ({found.description})"
+    name = f"{expected.operation} {expected.description}".strip()
+    if found is None:
+        return f"{place}: predicted {name} (from {expected.source}), the log ends before it"
+    if expected.operation != found.operation:
+        seen = f"{found.operation} {found.description}".strip()
+        return f"{place}: predicted {name} (from {expected.source}), observed {seen}"
+    algorithm = next(iter(expected.digests.keys() & found.digests.keys()), None)
+    if algorithm is None:
+        return f"{place}: {name}: the log has no bank that was predicted"
+    both = f"predicted {expected.digests[algorithm].hex()}, observed {found.digests[algorithm].hex()}"
+    return f"{place} ({name}; input: {expected.source}): {algorithm.value} {both}"
+
+
+def _value_after(
+    name: str, steps: Sequence[Step], banks: Iterable[HashAlgorithm]
+) -> dict[tuple[str, HashAlgorithm], bytes]:
+    """The value a register had after these logged events, under the name of the trace that ends there."""
+    trace = Trace(name.partition(":")[0], tuple(steps))
+    return {(name, bank): fold(trace, bank) for bank in banks if all(bank in step.digests for step in steps)}
+
+
+def _log_against_values(register: str, steps: Sequence[Step], observation: Observation) -> list[Difference]:
+    """A log that does not replay to the register it speaks of is worth nothing."""
+    for (name, bank), value in observation.values.items():
+        if name == register and all(bank in step.digests for step in steps):
+            replayed = fold(Trace(register, tuple(steps)), bank)
+            if replayed != value:
+                message = (
+                    f"{register}: the log replays to {bank.value} {replayed.hex()}, the TPM has {value.hex()}"
+                )
+                return [Difference(register=register, message=message)]
+    return []
+
+
+def _value_differences(results: Iterable[RegisterResult], known: set[str]) -> list[Difference]:
+    differences = []
+    for result in results:
+        register = result.register.partition(":")[0]
+        if not result.equal and register not in known:
+            known.add(register)
+            found = "not reported" if result.observed is None else result.observed.hex()
+            both = f"predicted {result.expected.hex()}, observed {found}"
+            message = f"{result.register}: {result.algorithm.value} {both}"
+            differences.append(Difference(register=register, message=message))
+    return differences

@@ -1,0 +1,62 @@
+"""``test``, ``lint`` and ``bench``: what developers run, and what CI runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from doit.exceptions import TaskFailed
+
+from .digests import ROOT
+from .task import Task
+
+# The image that boot tests start.
+TESTED_IMAGE = "debian-cvm"
+PARAMETERS = [{"name": "arguments", "short": "k", "type": str, "default": "", "help": "pytest -k expression"}]
+
+
+def tasks() -> Iterator[Task]:
+    """The developers' tasks; none is up to date ever, so asking for one always runs it."""
+    yield {
+        "basename": "test",
+        "doc": "run all tests: unit, vectors, tool, house and boot",
+        "task_dep": [TESTED_IMAGE],
+        "actions": [(test,)],
+        "params": PARAMETERS,
+        "verbosity": 2,
+    }
+    yield {
+        "basename": "lint",
+        "doc": "ruff and mypy --strict over everything",
+        "actions": [(lint,)],
+        "verbosity": 2,
+    }
+    yield {
+        "basename": "bench",
+        "doc": "time the builder against its peers and print the table",
+        "actions": [(bench,)],
+        "verbosity": 2,
+    }
+
+
+def test(arguments: str) -> TaskFailed | None:
+    """Runs pytest with the project's settings."""
+    return _run("pytest", *(["-k", arguments] if arguments else []))
+
+
+def lint() -> TaskFailed | None:
+    """Runs the linters, both, and fails if either does."""
+    results = [_run("ruff", "check", "."), _run("ruff", "format", "--check", "."), _run("mypy")]
+    return next((result for result in results if result is not None), None)
+
+
+def bench() -> TaskFailed | None:
+    """Runs the benchmarks."""
+    return _run("tests.bench")
+
+
+def _run(module: str, *arguments: str) -> TaskFailed | None:
+    sys.stdout.flush()
+    result = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False)
+    return TaskFailed(f"{module} found something, see above") if result.returncode else None

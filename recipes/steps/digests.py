@@ -1,0 +1,116 @@
+"""Digests of files, remembered: the up-to-date checker that doit uses, and the sidecars of big products.
+
+doit's own checker hashes a file once for every task that reads it, and a touched file again at every run
+(specs of doit 0.37, ``doit/dependency.py`` MD5Checker). Here a digest is kept with the file's size, times and
+inode and computed again only when one of them has changed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import FileChangedChecker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / "out" / "cache"
+Stat = tuple[int, int, int, int]
+
+
+class DigestCache:
+    """SHA-256 of files by path, kept in one file under ``out/cache``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: dict[str, tuple[Stat, str]] | None = None
+        self._changed = False
+
+    def sha256(self, path: Path) -> str:
+        """Hex digest of a file's content; hashed again only if size, times or inode changed."""
+        entries = self._load()
+        stat = _stat(path)
+        known = entries.get(str(path))
+        if known is not None and known[0] == stat:
+            return known[1]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries[str(path)] = (stat, digest)
+        if not self._changed:
+            self._changed = True
+            atexit.register(self.save)
+        return digest
+
+    def save(self) -> None:
+        """Writes what was learnt; a cache that cannot be written is only slower."""
+        entries = {path: entry for path, entry in self._load().items() if Path(path).exists()}
+        text = json.dumps({path: [*stat, digest] for path, (stat, digest) in sorted(entries.items())})
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text)
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def _load(self) -> dict[str, tuple[Stat, str]]:
+        if self._entries is None:
+            try:
+                rows = json.loads(self._path.read_text())
+                self._entries = {path: (tuple(row[:4]), row[4]) for path, row in rows.items()}
+            except (OSError, ValueError, AttributeError, IndexError, TypeError):
+                self._entries = {}
+        return self._entries
+
+
+def _stat(path: Path) -> Stat:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+DIGESTS = DigestCache(CACHE / "digests.json")
+
+
+class Sha256Checker(FileChangedChecker):  # type: ignore[misc]
+    """doit's ``check_file_uptodate``: a file has changed when its SHA-256 has."""
+
+    def check_modified(self, file_path: str, file_stat: os.stat_result, state: str) -> bool:
+        """Whether the file differs from the state recorded when the task last ran."""
+        return DIGESTS.sha256(Path(file_path)) != state
+
+    def get_state(self, dep: str, current_state: str | None) -> str | None:
+        """The state to record: None leaves the recorded one, which is right when nothing changed."""
+        digest = DIGESTS.sha256(Path(dep))
+        return None if digest == current_state else digest
+
+
+def sidecar(path: Path) -> Path:
+    """``X.digest.json``: the small file that stands for a big product in the tasks that read it."""
+    return path.with_name(path.name + ".digest.json")
+
+
+def sidecar_text(path: Path) -> str:
+    """What the sidecar of a finished product says: its size and SHA-256."""
+    return json.dumps({"sha256": DIGESTS.sha256(path), "size": path.stat().st_size}) + "\n"
+
+
+def read_sidecar(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 that the sidecar of a product records."""
+    value = json.loads(sidecar(path).read_text())
+    return int(value["size"]), str(value["sha256"])
+
+
+def intact(products: tuple[Path, ...]) -> Callable[[Any, Any], bool]:
+    """An ``uptodate`` check: every product still has the bytes its sidecar records."""
+
+    def check(task: Any, values: Any) -> bool:  # noqa: ANN401 - doit's own calling convention
+        try:
+            return all(read_sidecar(product)[1] == DIGESTS.sha256(product) for product in products)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    return check

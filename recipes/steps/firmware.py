@@ -1,0 +1,94 @@
+"""``firmware:IMAGE``: the firmware its machines start from, and variable stores with the keys enrolled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+from ..errors import SpecError
+from ..machine import QemuMachine, UefiFirmware
+from ..schema import Image
+from . import keys
+from .packages import resolved_lock
+from .seeds import derived_uuid
+from .task import OUT, Step
+from .unpack import unpacked
+
+
+def firmware_files(image: Image) -> tuple[str, ...]:
+    """Names of the firmware files that the image's machines use, each once."""
+    names = {name for machine in image.machines for name in (machine.firmware.code, machine.firmware.vars)}
+    return tuple(sorted(names))
+
+
+def code_path(image: Image, firmware: UefiFirmware) -> Path:
+    """Path of a firmware's code flash."""
+    return OUT / image.name / "firmware" / firmware.code
+
+
+def variables_path(image: Image, firmware: UefiFirmware) -> Path:
+    """Path of the variable store a machine starts with: the package's, or ours with keys enrolled."""
+    folder = OUT / image.name / "firmware"
+    return folder / (f"secure-boot.{firmware.vars}" if firmware.secure_boot else firmware.vars)
+
+
+def steps(image: Image) -> tuple[Step, ...]:
+    """The step that unpacks firmware, and the one that enrols keys where a machine wants Secure Boot."""
+    folder = OUT / image.name / "firmware"
+    unpack = Step(
+        basename="firmware",
+        image=image,
+        products=tuple(folder / name for name in firmware_files(image)),
+        inputs=(resolved_lock(image),),
+        build=build,
+        arguments={"lock": resolved_lock(image), "names": firmware_files(image)},
+        doc="take the firmware of the machines out of its package",
+    )
+    enrolled = sorted({machine.firmware.vars for machine in image.machines if machine.firmware.secure_boot})
+    certificates = tuple(keys.certificate_path(role) for role in keys.ROLES)
+    enrol = Step(
+        basename="variables",
+        image=image,
+        products=tuple(folder / f"secure-boot.{name}" for name in enrolled),
+        inputs=(*(folder / name for name in enrolled), *certificates),
+        build=build_variables,
+        arguments={
+            "templates": [folder / name for name in enrolled],
+            "owner": str(derived_uuid(image, "owner")),
+        },
+        doc="write the variable store with the Secure Boot keys enrolled",
+    )
+    return (unpack, enrol) if enrolled else (unpack,)
+
+
+def build(*targets: Path, lock: Path, names: tuple[str, ...]) -> None:
+    """Writes the firmware files."""
+    with unpacked(lock, "firmware", targets[0]) as (tree, packages):
+        for name, target in zip(names, targets, strict=True):
+            node = next((node for path, node in tree.sorted() if path.rpartition("/")[2] == name), None)
+            if node is None or node.payload is None:
+                shipped = ", ".join(package.name for package in packages)
+                raise SpecError(f"firmware: no file {name} in {shipped}; name another firmware in the recipe")
+            with target.open("wb") as out:
+                out.writelines(node.payload.chunks())
+
+
+def build_variables(*targets: Path, templates: list[Path], owner: str) -> None:
+    """Writes the variable stores with PK, KEK and db enrolled and Secure Boot switched on."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from ..formats import secureboot_keys, varstore
+
+    pem = {role: keys.certificate_path(role).read_bytes() for role in keys.ROLES}
+    der = [
+        secureboot_keys.load_certificate(data, f"keys/{role}.pem").public_bytes(Encoding.DER)
+        for role, data in pem.items()
+    ]
+    for template, target in zip(templates, targets, strict=True):
+        variables = varstore.secure_boot_variables(UUID(owner), pk=der[0], kek=(der[1],), db=(der[2],))
+        target.write_bytes(varstore.write(template.read_bytes(), variables))
+
+
+def machine_files(image: Image, machine: QemuMachine) -> tuple[Path, Path]:
+    """Code flash and variable store of a machine."""
+    return code_path(image, machine.firmware), variables_path(image, machine.firmware)

@@ -1,0 +1,75 @@
+"""Every task of every image: the steps in order, and the name that builds all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..schema import Image
+from . import (
+    check,
+    develop,
+    disk,
+    firmware,
+    golden,
+    initramfs,
+    kernel,
+    keys,
+    launch,
+    packages,
+    rootfs,
+    run,
+    summary,
+    uki,
+    update,
+    verity,
+)
+from .task import Step, Task
+
+HEADERS = {
+    "packages": "download locked packages and check each against the lock",
+    "kernel": "take kernels out of their packages",
+    "rootfs": "make root file systems (EROFS)",
+    "verity": "hash root file systems for dm-verity",
+    "initramfs": "make initramfs archives with the unlock driver",
+    "uki": "assemble and sign Unified Kernel Images",
+    "firmware": "take firmware out of its package",
+    "variables": "write variable stores with Secure Boot keys enrolled",
+    "disk": "lay out disks",
+    "launch": "render launch scripts",
+    "golden": "compute golden measurements",
+    "check": "boot an image and compare what the TPM measured with the prediction",
+    "run": "boot an image on this terminal",
+    "update": "resolve a lock again and capture what only a running VMM knows",
+}
+
+
+def steps(image: Image) -> tuple[Step, ...]:
+    """The steps that build and measure an image, in the order in which they depend on each other."""
+    return (
+        packages.step(image),
+        kernel.step(image),
+        rootfs.step(image),
+        verity.step(image),
+        initramfs.step(image),
+        uki.step(image),
+        *firmware.steps(image),
+        disk.step(image),
+        launch.step(image),
+        golden.step(image),
+    )
+
+
+def tasks(images: tuple[Image, ...]) -> Iterator[Task]:
+    """All doit tasks."""
+    for basename, doc in HEADERS.items():
+        yield {"basename": basename, "name": None, "doc": doc}
+    yield keys.task()
+    for image in images:
+        built = steps(image)
+        for step in built:
+            yield step.task()
+        yield summary.task(image, [step.name for step in built])
+        yield check.task(image)
+        yield run.task(image)
+        yield update.task(image)
+    yield from develop.tasks()

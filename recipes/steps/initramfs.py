@@ -1,0 +1,104 @@
+"""``initramfs:IMAGE``: init, the unlock driver and what they need, as a zstd-compressed cpio archive."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from uuid import UUID
+
+from ..schema import DataSpec, Image, InitramfsSpec, Profile
+from .digests import ROOT
+from .kernel import kernel_facts, release_of
+from .packages import resolved_lock
+from .rootfs import refuse_secrets
+from .seeds import data_partition
+from .task import OUT, Step, source_files
+from .unpack import unpacked
+
+SCRIPTS = ROOT / "initrd"
+
+
+def archive(image: Image) -> Path:
+    """Path of the initramfs."""
+    return OUT / image.name / "initramfs.cpio.zst"
+
+
+def step(image: Image) -> Step:
+    """The step that makes the initramfs."""
+    return Step(
+        basename="initramfs",
+        image=image,
+        products=(archive(image),),
+        inputs=(resolved_lock(image), kernel_facts(image), *source_files(SCRIPTS)),
+        build=build,
+        arguments={
+            "lock": resolved_lock(image),
+            "facts": kernel_facts(image),
+            "architecture": image.recipe.architecture.value,
+            "profile": image.recipe.profile,
+            "spec": image.recipe.initramfs,
+            "data": image.recipe.data,
+            "partition": str(data_partition(image)),
+        },
+        doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
+    )
+
+
+def build(
+    target: Path,
+    *,
+    lock: Path,
+    facts: Path,
+    architecture: str,
+    profile: Profile,
+    spec: InitramfsSpec,
+    data: DataSpec,
+    partition: str,
+) -> None:
+    """Writes the initramfs."""
+    from ..formats import cpio, zstd
+    from ..sources import initramfs
+    from ..sources import lock as locks
+    from ..sources.providers import read_provider
+
+    providers = tuple(read_provider(name, (SCRIPTS / "unlock.d" / name).read_bytes()) for name in data.unlock)
+    volume = initramfs.VolumeSpec(
+        name="data",
+        partition_uuid=UUID(partition),
+        providers=providers,
+        filesystem=data.filesystem.value,
+        format_policy=data.format.value,
+        total_timeout=data.timeout,
+        provider_timeout=min(20, data.timeout),
+    )
+    wanted = initramfs.InitramfsSpec(
+        architecture=architecture,
+        kernel_release=release_of(facts),
+        modules=spec.modules,
+        volumes=(volume,),
+        profile=profile.value,
+        on_failure=spec.on_failure.value,
+        tpm=spec.tpm.value,
+        device_timeout=spec.device_timeout,
+    )
+    scripts = {path.name: path.read_bytes() for path in SCRIPTS.iterdir() if path.is_file()}
+    with unpacked(lock, "initramfs", target) as (tree, _), unpacked(lock, "kernel", target) as (kernel, _):
+        result = initramfs.assemble(tree, kernel, wanted, scripts, phase_commands())
+        refuse_secrets(result, "initramfs")
+        with tempfile.TemporaryFile(dir=target.parent) as plain, target.open("wb") as out:
+            cpio.write_newc(result, plain, epoch=locks.load(lock).epoch)
+            plain.seek(0)
+            zstd.compress_zstd(plain, out, spec.compression_level)
+
+
+def phase_commands() -> dict[str, bytes]:
+    """The TPM commands that extend the initramfs' boot phases into PCR 11, one for each phase and bank."""
+    from ..measure.tpm import pcr_extend_command
+    from ..measure.trace import ALL_ALGORITHMS
+    from ..sources.initramfs import PHASES
+
+    return {
+        f"{phase}.{algorithm.value}": pcr_extend_command(11, algorithm.digest(phase.encode()), algorithm)
+        for phase in PHASES
+        for algorithm in ALL_ALGORITHMS
+    }

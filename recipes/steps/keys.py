@@ -1,0 +1,72 @@
+"""``keys``: development keys for Secure Boot, made on first use and then kept.
+
+They are for development: whoever can read ``keys/`` can sign for every machine that trusts them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import ImageError
+from .digests import ROOT
+from .task import Task, guarded
+
+FOLDER = ROOT / "keys"
+ROLES = ("PK", "KEK", "db")
+
+
+def key_path(role: str) -> Path:
+    """Path of a private key, PEM."""
+    return FOLDER / f"{role}.key"
+
+
+def certificate_path(role: str) -> Path:
+    """Path of the certificate of that key, PEM."""
+    return FOLDER / f"{role}.pem"
+
+
+def task() -> Task:
+    """The doit task. It has no ``clean``: keys are never removed by a build."""
+    return {
+        "basename": "keys",
+        "doc": "make development Secure Boot keys in keys/, once",
+        "targets": [str(path(role)) for role in ROLES for path in (key_path, certificate_path)],
+        "uptodate": [True],
+        "actions": [(guarded, [make])],
+        "verbosity": 2,
+    }
+
+
+def make() -> None:
+    """Makes the keys that are missing; a key before its certificate, so a killed run loses nothing.
+
+    Raises:
+        ImageError: a certificate without its key: that key is lost and must not be replaced in silence.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from ..formats import secureboot_keys
+
+    FOLDER.mkdir(exist_ok=True)
+    for role in ROLES:
+        key, certificate = key_path(role), certificate_path(role)
+        name = f"Goldsmith development {role}"
+        if certificate.exists() and not key.exists():
+            raise ImageError(
+                f"keys/{key.name}: is missing beside {certificate.name}; restore it or remove both"
+            )
+        if not key.exists():
+            _write(key, secureboot_keys.make_key(name).private_key, 0o600)
+        if not certificate.exists():
+            private = secureboot_keys.load_key(key.read_bytes(), f"keys/{key.name}")
+            pem = secureboot_keys.make_certificate(private, name).public_bytes(Encoding.PEM)
+            _write(certificate, pem, 0o644)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+    temporary.replace(path)

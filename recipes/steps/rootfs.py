@@ -1,0 +1,98 @@
+"""``rootfs:IMAGE``: packages, configuration and overlays as one read-only EROFS image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SpecError
+from ..schema import Image, RootfsSpec
+from . import keys
+from .digests import ROOT
+from .kernel import kernel_facts, release_of
+from .packages import resolved_lock
+from .seeds import derived_uuid
+from .task import OUT, Step, source_files
+from .unpack import unpacked
+
+if TYPE_CHECKING:
+    from ..formats.tree import FileTree
+
+
+def filesystem(image: Image) -> Path:
+    """Path of the root file system."""
+    return OUT / image.name / "rootfs.erofs"
+
+
+def step(image: Image) -> Step:
+    """The step that makes the root file system."""
+    overlays = [ROOT / "rootfs" / name for name in image.recipe.rootfs.overlays]
+    return Step(
+        basename="rootfs",
+        image=image,
+        products=(filesystem(image),),
+        inputs=(resolved_lock(image), kernel_facts(image), *source_files(*overlays)),
+        build=build,
+        arguments={
+            "image": image.name,
+            "version": image.recipe.version,
+            "spec": image.recipe.rootfs,
+            "lock": resolved_lock(image),
+            "facts": kernel_facts(image),
+            "uuid": str(derived_uuid(image, "rootfs")),
+        },
+        doc="unpack the packages, configure them and write the root file system (EROFS)",
+    )
+
+
+def build(
+    target: Path, *, image: str, version: str, spec: RootfsSpec, lock: Path, facts: Path, uuid: str
+) -> None:
+    """Writes the root file system."""
+    from uuid import UUID
+
+    from ..formats import erofs
+    from ..formats.kmod import ModuleDirectory
+    from ..sources import lock as locks
+    from ..sources.configure import SystemSpec, configure
+    from ..sources.overlay import lay_over, read_overlay
+
+    epoch = locks.load(lock).epoch
+    system = SystemSpec(
+        hostname=spec.hostname,
+        enable=spec.enable,
+        mask=spec.mask,
+        default_target=spec.default_target,
+        image_id=image,
+        image_version=version,
+        epoch=epoch,
+    )
+    with (
+        unpacked(lock, "rootfs", target, spec.exclude) as (tree, packages),
+        unpacked(lock, "kernel", target) as kernel,
+    ):
+        modules = ModuleDirectory(kernel[0], release_of(facts)).select(spec.modules)
+        for path, node in modules.nodes.items():
+            tree.nodes.setdefault(path, node)
+        tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])
+        configure(tree, packages, system)
+        refuse_secrets(tree, "root file system")
+        with target.open("wb") as out:
+            erofs.write(tree, out, epoch=epoch, uuid=UUID(uuid), label=image[:15])
+
+
+def refuse_secrets(tree: FileTree, where: str) -> None:
+    """Stops the build if a private key, a token or a known demo key is about to become part of an image.
+
+    Raises:
+        SpecError: naming each path and line.
+    """
+    from ..sources import secrets
+
+    own = [path.read_bytes() for role in keys.ROLES if (path := keys.key_path(role)).exists()]
+    findings = secrets.scan(tree, where, own)
+    if findings:
+        lines = [
+            f"{where}: {item.path}:{item.line}: {item.what}; remove it from the image" for item in findings
+        ]
+        raise SpecError("\n".join(lines))

@@ -1,0 +1,168 @@
+"""From a build function to a doit task: temporary names, digests, up-to-date rules and one line of output.
+
+A build function takes the paths to write, in the order of ``products``, and keyword arguments. It knows
+neither doit nor where anything finally goes, so it can be tested, cached or run elsewhere as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import TaskFailed
+from doit.tools import config_changed
+
+from ..errors import ImageError
+from ..schema import Image
+from ..units import format_size
+from .digests import DIGESTS, ROOT, intact, sidecar, sidecar_text
+
+OUT = ROOT / "out"
+Task = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One artefact of one image.
+
+    Attributes:
+        basename: the artefact: ``verity``.
+        products: files it makes; each gets a digest sidecar.
+        inputs: files it reads: sources, or products of other steps (doit then watches their sidecars).
+        build: called with the paths to write and ``arguments``.
+        arguments: keyword arguments for ``build``; part of what decides whether the step is up to date.
+        doc: the line ``doit list`` shows.
+    """
+
+    basename: str
+    image: Image
+    products: tuple[Path, ...]
+    inputs: tuple[Path, ...]
+    build: Callable[..., None]
+    arguments: dict[str, Any]
+    doc: str
+
+    @property
+    def name(self) -> str:
+        """The task's whole name."""
+        return f"{self.basename}:{self.image.name}"
+
+    def task(self) -> Task:
+        """The doit task."""
+        watched = [str(sidecar(path) if path.is_relative_to(OUT) else path) for path in self.inputs]
+        return {
+            "basename": self.basename,
+            "name": self.image.name,
+            "doc": self.doc,
+            "file_dep": watched,
+            "targets": [str(path) for product in self.products for path in (product, sidecar(product))],
+            "uptodate": [config_changed(fingerprint([self.arguments, code_digest()])), intact(self.products)],
+            "actions": [(guarded, [self._run])],
+            "clean": [(_clean, [self.products])],
+            "verbosity": 2,
+        }
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        temporaries = [product.with_name(f".{product.name}.tmp") for product in self.products]
+        try:
+            for product, temporary in zip(self.products, temporaries, strict=True):
+                product.parent.mkdir(parents=True, exist_ok=True)
+                sidecar(product).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
+            self.build(*temporaries, **self.arguments)
+            for product, temporary in zip(self.products, temporaries, strict=True):
+                temporary.replace(product)
+        finally:
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
+        for product in self.products:
+            write_text(sidecar(product), sidecar_text(product))
+        report(self, time.monotonic() - started)
+
+
+def guarded(action: Callable[[], None]) -> TaskFailed | None:
+    """Runs an action; what a user can mend becomes doit's one-message failure, a bug keeps its traceback."""
+    try:
+        action()
+    except ImageError as error:
+        return TaskFailed(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        where = error.filename or OUT
+        return TaskFailed(f"{where}: {str(error.strerror).lower()}; {advice} and run the same command again")
+    return None
+
+
+def report(step: Step, seconds: float) -> None:
+    """One line per product, as it is finished."""
+    for product in step.products:
+        size, digest = product.stat().st_size, DIGESTS.sha256(product)
+        name = product.relative_to(OUT).as_posix()
+        sys.stdout.write(f"  {name:<44} {format_size(size):>10}  sha256 {digest[:16]}…  {seconds:5.1f} s\n")
+    sys.stdout.flush()
+
+
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Writes a small file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    if mode is not None:
+        temporary.chmod(mode)
+    temporary.replace(path)
+
+
+def source_files(*folders: Path) -> tuple[Path, ...]:
+    """Every file below the folders, sorted: inputs that a person edits."""
+    found = (
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    )
+    return tuple(sorted(path for path in found if "__pycache__" not in path.parts))
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the builder itself: any change to its Python rebuilds everything, which takes seconds."""
+    state = hashlib.sha256()
+    for path in sorted((ROOT / "recipes").rglob("*.py")):
+        state.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return state.hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """Canonical text of dataclasses, enums, paths and plain values, for doit to compare."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, Path):
+        return value.relative_to(ROOT).as_posix() if value.is_relative_to(ROOT) else value.as_posix()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _clean(products: tuple[Path, ...]) -> None:
+    for product in products:
+        for path in (product, sidecar(product)):
+            path.unlink(missing_ok=True)
+    for folder in sorted({product.parent for product in products}, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

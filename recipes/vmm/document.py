@@ -1,0 +1,146 @@
+"""Strict reading of the JSON documents of this package: every value typed, nothing left over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ..errors import FormatError
+
+MAX_DOCUMENT = 32 << 20
+
+
+def read_document(text: str, source: str, schema: int) -> Fields:
+    """The document's top object, of the given schema number.
+
+    Raises:
+        FormatError: it is no JSON object, is too large, or has another schema.
+    """
+    if len(text) > MAX_DOCUMENT:
+        raise FormatError(source, f"{len(text)} characters; at most {MAX_DOCUMENT} are read")
+    try:
+        value: object = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(source, f"no JSON: {error}") from None
+    fields = Fields.of(value, source)
+    found = fields.number("schema")
+    if found != schema:
+        raise FormatError(source, f"schema {found}; this version reads schema {schema}")
+    return fields
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key is written twice in one object")
+    return values
+
+
+@dataclass
+class Fields:
+    """One JSON object; each field is taken once, and :meth:`finish` says what nobody asked for."""
+
+    values: dict[str, object]
+    source: str
+
+    @classmethod
+    def of(cls, value: object, source: str) -> Fields:
+        """``value`` as an object.
+
+        Raises:
+            FormatError: it is none.
+        """
+        if not isinstance(value, dict):
+            raise FormatError(source, "not a JSON object")
+        return cls(dict(value), source)
+
+    def take(self, key: str) -> object:
+        """Any value.
+
+        Raises:
+            FormatError: it is missing.
+        """
+        if key not in self.values:
+            raise FormatError(self.source, f"{key!r} is missing")
+        return self.values.pop(key)
+
+    def text(self, key: str) -> str:
+        """A string.
+
+        Raises:
+            FormatError: it is none.
+        """
+        value = self.take(key)
+        if not isinstance(value, str):
+            raise FormatError(self.source, f"{key!r} is not a string")
+        return value
+
+    def number(self, key: str) -> int:
+        """A whole number from 0 to 2**64-1.
+
+        Raises:
+            FormatError: it is none.
+        """
+        value = self.take(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+            raise FormatError(self.source, f"{key!r} is not a whole number from 0 to 2**64-1")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """``true`` or ``false``.
+
+        Raises:
+            FormatError: it is neither.
+        """
+        value = self.take(key)
+        if not isinstance(value, bool):
+            raise FormatError(self.source, f"{key!r} is neither true nor false")
+        return value
+
+    def hexadecimal(self, key: str, size: int) -> bytes:
+        """``size`` bytes written as lower-case hexadecimal digits.
+
+        Raises:
+            FormatError: another length, or other characters.
+        """
+        value = self.text(key)
+        if len(value) != 2 * size or not set(value) <= set("0123456789abcdef"):
+            raise FormatError(self.source, f"{key!r} is not {2 * size} lower-case hexadecimal digits")
+        return bytes.fromhex(value)
+
+    def items(self, key: str) -> list[object]:
+        """A list.
+
+        Raises:
+            FormatError: it is none.
+        """
+        value = self.take(key)
+        if not isinstance(value, list):
+            raise FormatError(self.source, f"{key!r} is not a list")
+        return value
+
+    def fields(self, key: str) -> Fields:
+        """An object.
+
+        Raises:
+            FormatError: it is none.
+        """
+        return Fields.of(self.take(key), f"{self.source}: {key}")
+
+    def objects(self, key: str) -> list[Fields]:
+        """A list of objects; messages count them from 1.
+
+        Raises:
+            FormatError: it is none.
+        """
+        items = enumerate(self.items(key), 1)
+        return [Fields.of(item, f"{self.source}: {key} {number}") for number, item in items]
+
+    def finish(self) -> None:
+        """Stops at a field that was not taken.
+
+        Raises:
+            FormatError: naming it.
+        """
+        for key in self.values:
+            raise FormatError(self.source, f"{key!r} is unknown; remove it or use a newer version")

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.errors import FormatError, VerifyError
+from recipes.formats import eventlog
+from recipes.golden import manifest_reader
+from recipes.golden.diff import moved_registers
+from recipes.golden.explain import explain
+from recipes.golden.manifest import (
+    Artefact,
+    GoldenMachine,
+    GoldenManifest,
+    Omitted,
+    Policy,
+    RegisterPolicy,
+    RegisterRow,
+    dump,
+)
+from recipes.golden.report import is_complete, parse_report
+from recipes.golden.table import natural, ranges, render
+from recipes.golden.verify import Observation, compare
+from recipes.measure.tpm import event_steps, traces
+from recipes.measure.trace import Established, HashAlgorithm, digests_of
+from tests.support import VECTORS
+
+CASE = json.loads((VECTORS / "pcr" / "q35-512m-1cpu.json").read_text())
+LOG = gzip.decompress((VECTORS / "pcr" / "q35-512m-1cpu.eventlog.gz").read_bytes())
+REGISTERS = ("PCR0", "PCR4", "PCR5", "PCR7", "PCR9", "PCR11")
+
+
+def recorded(register: str, algorithm: HashAlgorithm) -> bytes:
+    """What the TPM of the recorded boot held."""
+    return bytes.fromhex(CASE["pcrs"][algorithm.value][register.removeprefix("PCR")])
+
+
+def observation() -> Observation:
+    values = {
+        (name, algorithm): recorded(name, algorithm) for name in REGISTERS for algorithm in HashAlgorithm
+    }
+    return Observation(values=values, steps=event_steps(eventlog.parse(LOG, "log")))
+
+
+def machine() -> GoldenMachine:
+    """A prediction that is right: the values are the TPM's, the steps those of its log."""
+    steps = [step for step in event_steps(eventlog.parse(LOG, "log")) if step.register in REGISTERS]
+    return GoldenMachine(
+        name="m",
+        vmm="qemu 7.2.22",
+        identity='{"cpu":"qemu64"}',
+        launch="run-m.sh",
+        registers=tuple(
+            RegisterRow(
+                register=name,
+                algorithm=algorithm,
+                value=recorded(name, algorithm),
+                established=Established.BOOTED,
+            )
+            for name in REGISTERS
+            for algorithm in HashAlgorithm
+        ),
+        policies=tuple(
+            RegisterPolicy(register=name, policy=Policy.ENFORCE, covers="x") for name in REGISTERS
+        ),
+        omitted=(Omitted(register="PCR1", reason="no capture"),),
+        traces=traces(steps),
+    )
+
+
+def manifest() -> GoldenManifest:
+    artefact = Artefact(name="disk.raw", size=4096, sha256="00" * 32)
+    return GoldenManifest(
+        image="i", version="1", artefacts=(artefact,), machines=(machine(),), unmeasured=("all",)
+    )
+
+
+def falsified(register: str, index: int) -> GoldenMachine:
+    good = machine()
+    changed = []
+    for trace in good.traces:
+        steps = list(trace.steps)
+        if trace.register == register:
+            steps[index] = replace(steps[index], digests=digests_of(b"other"), source="the input at fault")
+        changed.append(replace(trace, steps=tuple(steps)))
+    return replace(good, traces=tuple(changed))
+
+
+def test_a_right_prediction_is_equal_in_every_register_and_bank() -> None:
+    result = compare(machine(), observation())
+    assert result.equal
+    assert len(result.results) == len(REGISTERS) * 4
+
+
+@pytest.mark.parametrize("register", REGISTERS)
+def test_a_falsified_step_is_named_with_its_input(register: str) -> None:
+    result = compare(falsified(register, 0), observation())
+    assert not result.equal
+    (difference,) = [item for item in result.differences if item.register == register]
+    assert difference.index == 0
+    assert "the input at fault" in difference.message
+    with pytest.raises(VerifyError, match=f"{register} differs at event 1 of"):
+        result.raise_difference(falsified(register, 0))
+
+
+def test_a_falsified_value_alone_is_found() -> None:
+    good = machine()
+    rows = tuple(
+        replace(row, value=bytes(row.algorithm.size)) if row.register == "PCR4" else row
+        for row in good.registers
+    )
+    result = compare(replace(good, registers=rows), observation())
+    assert [item.register for item in result.differences] == ["PCR4"]
+
+
+def test_a_log_that_does_not_replay_to_its_register_is_found() -> None:
+    seen = observation()
+    values = {**seen.values, ("PCR9", HashAlgorithm.SHA256): bytes(32)}
+    result = compare(machine(), replace(seen, values=values))
+    assert "PCR9: the log replays to sha256" in result.differences[0].message
+
+
+def test_a_missing_and_a_further_event_are_found() -> None:
+    seen = observation()
+    fewer = replace(seen, steps=seen.steps[:-1])
+    assert "the log ends before it" in compare(machine(), fewer).differences[0].message
+    more = replace(seen, steps=(*seen.steps, seen.steps[-1]))
+    assert "predicted nothing more" in compare(machine(), more).differences[0].message
+
+
+def test_a_register_that_is_not_reported_is_not_equal() -> None:
+    seen = observation()
+    values = {key: value for key, value in seen.values.items() if key[0] != "PCR5"}
+    result = compare(machine(), replace(seen, values=values))
+    assert [item.register for item in result.results if not item.equal] == ["PCR5"] * 4
+
+
+def test_the_manifest_survives_its_file() -> None:
+    text = dump(manifest())
+    assert manifest_reader.load(text, "golden.json") == manifest()
+    assert dump(manifest_reader.load(text, "golden.json")) == text
+
+
+def test_rows_are_printed_as_the_schema_says() -> None:
+    row = json.loads(dump(manifest()))["machines"][0]["registers"][0]
+    assert row == {
+        "register": "PCR0",
+        "algorithm": "sha1",
+        "value": CASE["pcrs"]["sha1"]["0"],
+        "established": "booted",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "golden.json: schema: 2 is not the schema this program knows (1)"),
+        ({"image": 3}, "golden.json: image: expected text"),
+        ({"extra": 3}, "golden.json: golden: unknown key 'extra'"),
+        ({"machines": {}}, "golden.json: machines: expected a list"),
+        ({"machines": [{}]}, "golden.json: machines[0]: key 'name' is missing"),
+    ],
+)
+def test_a_manifest_that_is_wrong(change: dict[str, object], message: str) -> None:
+    value = {**json.loads(dump(manifest())), **change}
+    with pytest.raises(FormatError) as caught:
+        manifest_reader.load(json.dumps(value), "golden.json")
+    assert str(caught.value) == message
+
+
+def test_a_digest_of_the_wrong_length_is_refused() -> None:
+    text = dump(manifest()).replace(CASE["pcrs"]["sha1"]["4"], "00")
+    with pytest.raises(FormatError, match=r"registers\[4\].value: expected 20 bytes, found 1"):
+        manifest_reader.load(text, "golden.json")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_damaged_manifests_give_format_errors_only(data: st.DataObject) -> None:
+    text = TEXT
+    place = data.draw(st.integers(0, len(text) - 1))
+    damaged = text[:place] + data.draw(st.text(max_size=3)) + text[place + data.draw(st.integers(0, 40)) :]
+    try:
+        manifest_reader.load(damaged, "golden.json")
+    except FormatError as error:
+        assert str(error).startswith("golden.json: ")
+
+
+TEXT = dump(manifest())
+
+
+def test_diff_names_the_first_step_that_moved_and_its_input() -> None:
+    moved = moved_registers(machine(), falsified("PCR11", 3))
+    assert [item.register for item in moved] == ["PCR11"]
+    assert moved[0].index == 3
+    assert "the input at fault" in str(moved[0])
+
+
+def test_explain_ends_with_the_value() -> None:
+    text = explain([trace for trace in machine().traces if trace.register == "PCR4"])
+    assert text.splitlines()[-1] == f"  = sha256 {CASE['pcrs']['sha256']['4']}"
+    assert "EV_EFI_BOOT_SERVICES_APPLICATION" in text
+
+
+def test_table_has_every_register_once_and_says_who_shares_it() -> None:
+    text = render(manifest(), colour=False)
+    assert text.count(CASE["pcrs"]["sha256"]["11"]) == 1
+    assert "PCR1: no capture" in text
+    assert "\033" not in text
+
+
+def test_registers_sort_by_number_and_phase() -> None:
+    names = ["PCR11:ready", "PCR9", "PCR11", "PCR2", "PCR11:enter-initrd"]
+    assert sorted(names, key=natural) == ["PCR2", "PCR9", "PCR11", "PCR11:enter-initrd", "PCR11:ready"]
+
+
+def test_ranges() -> None:
+    assert ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10"
+
+
+def console(items: dict[str, bytes]) -> bytes:
+    """A report made after the description in the boot-report overlay."""
+    lines = []
+    for name, data in items.items():
+        text = base64.b64encode(data).decode()
+        lines += [f"{name} {text[at : at + 96]}" for at in range(0, len(text), 96)] or [f"{name} -"]
+    body = [f"{number} {line}" for number, line in enumerate(lines, 1)]
+    digest = hashlib.sha256("".join(f"{line}\n" for line in body).encode()).hexdigest()
+    shown = ["BEGIN 1", *body, f"END {len(body)} {digest}"]
+    return (
+        b"noise\r\n" + "".join(f"GOLDSMITH-REPORT {line}\r\n" for line in shown).encode() + b"more noise\r\n"
+    )
+
+
+def items() -> dict[str, bytes]:
+    pcrs = "".join(
+        f"{a.value} {n} {CASE['pcrs'][a.value][str(n)].upper()}\n" for a in HashAlgorithm for n in range(16)
+    )
+    return {
+        "facts": b"report=1\nstate=running\n",
+        "failed-units": b"",
+        "pcrs": pcrs.encode(),
+        "event-log": LOG,
+    }
+
+
+def test_a_report_is_read_back() -> None:
+    report = parse_report(console(items()), "console")
+    assert report.facts["state"] == "running"
+    assert report.observation.values["PCR4", HashAlgorithm.SHA256] == recorded("PCR4", HashAlgorithm.SHA256)
+    assert compare(machine(), report.observation).equal
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(b"BEGIN 1", b"BEGIN 2"), "console: 0 boot reports of version 1 in it"),
+        (lambda text: text * 2, "console: 2 boot reports of version 1 in it"),
+        (lambda text: text.replace(b"GOLDSMITH-REPORT END", b"END"), "console: the boot report has no end"),
+        (lambda text: text.replace(b"GOLDSMITH-REPORT 2 ", b"x"), "ends with other counts; a line is lost"),
+        (lambda text: text.replace(b" 1 facts", b" 1 tcafs"), "console: the boot report's checksum is"),
+    ],
+)
+def test_a_damaged_report_is_refused(change: object, message: str) -> None:
+    assert callable(change)
+    with pytest.raises(FormatError) as caught:
+        parse_report(change(console(items())), "console")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("other", b"x", "the boot report has an unknown item 'other'"),
+        ("pcrs", b"sha256 4 00\n", "item 'pcrs' of the boot report has the line 'sha256 4 00'"),
+        ("pcrs", b"sha1 4 " + b"00" * 20 + b"\nsha1 4 " + b"00" * 20, "has PCR4 twice"),
+        ("facts", b"\xff", "item 'facts' of the boot report is not text"),
+        ("event-log", b"short", "event log"),
+    ],
+)
+def test_a_report_with_wrong_content_is_refused(name: str, data: bytes, message: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_report(console({**items(), name: data}), "console")
+    assert message in str(caught.value)
+
+
+def test_complete_only_with_its_end() -> None:
+    whole = console(items())
+    assert is_complete(whole)
+    assert not is_complete(whole[: whole.index(b"GOLDSMITH-REPORT END")])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_hostile_consoles_give_format_errors_only(data: st.DataObject) -> None:
+    text = console({"facts": b"state=running\n", "pcrs": b"sha1 4 " + b"00" * 20 + b"\n"})
+    place = data.draw(st.integers(0, len(text) - 1))
+    damaged = text[:place] + data.draw(st.binary(max_size=5)) + text[place + data.draw(st.integers(0, 5)) :]
+    try:
+        parse_report(damaged, "console")
+    except FormatError as error:
+        assert "console" in str(error)

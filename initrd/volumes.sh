@@ -6,7 +6,7 @@ mount_volume() {
     # shellcheck source=/dev/null
     . "/etc/unlock/$1.conf"
     wait_partition "$1" "$PARTUUID"
-    if ! reason=$(/usr/lib/goldsmith/unlock "$1" "$partition"); then
+    if ! reason=$(/usr/lib/goldsmith/unlock "$1" "$partition" 2>/dev/kmsg); then
         die "volume $1 is not open: ${reason:-the unlock driver ended without a reason; see the log}"
     fi
     case $FORMAT in

@@ -7,6 +7,7 @@ Spec: Windows Authenticode Portable Executable Signature Format (2008), sections
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -149,15 +150,13 @@ def sign(
         raise FormatError(source, f"{len(image.directories)} data directories leave no room for a signature")
     _refuse_gaps(image)
 
-    unsigned = bytearray(pad(data, CERTIFICATE_ALIGNMENT))
+    unsigned = bytearray(data)
+    unsigned += bytes(-len(data) % CERTIFICATE_ALIGNMENT)
     unsigned[image.checksum_offset : image.checksum_offset + 4] = bytes(4)
-    table = _certificate_entry(
-        _signed_data(image_digest(bytes(unsigned), "sha256", source=source), key, certificate)
-    )
-    unsigned[directory : directory + 8] = len(unsigned).to_bytes(4, "little") + len(table).to_bytes(
-        4, "little"
-    )
-    return bytes(unsigned) + table
+    digest = image_digest(memoryview(unsigned), "sha256", source=source)
+    table = _certificate_entry(_signed_data(digest, key, certificate))
+    unsigned[directory : directory + 8] = struct.pack("<2I", len(unsigned), len(table))
+    return b"".join((unsigned, table))
 
 
 def _refuse_gaps(image: PeImage) -> None:

@@ -70,8 +70,8 @@ def write_newc(tree: FileTree, out: BinaryIO, *, epoch: int, alignment: int = 4)
     """Number of bytes written: all of ``tree``, the root as ``.``, in tree order.
 
     Inodes are numbered from 1. The content of a file with several names stands with the last of them, where
-    GNU cpio has it; the kernel takes it from any. A directory's link count is 2, as ``cpio --reproducible``
-    writes it. Times later than ``epoch`` become ``epoch``.
+    GNU cpio has it; the kernel takes it from any. A directory has 2 links and one for each directory in it.
+    Times later than ``epoch`` become ``epoch``.
 
     Args:
         alignment: of the archive's end; 512 for a tape-like archive, a multiple of 4.
@@ -165,7 +165,7 @@ def _entry(name: Name, inode: Inode, epoch: int) -> CpioEntry:
         mode=inode.mode,
         uid=node.uid,
         gid=node.gid,
-        nlink=2 if node.type is NodeType.DIRECTORY else inode.links,
+        nlink=inode.links,
         mtime=min(node.mtime, epoch),
         rmajor=device[0],
         rminor=device[1],

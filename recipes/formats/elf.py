@@ -152,7 +152,7 @@ def _text(table: bytes, at: int, source: str, offset: int) -> str:
     end = table.find(b"\0", at) if at < len(table) else -1
     value = table[at:end] if end > at else b""
     if not value or not value.isascii():
-        what = f"a name in the dynamic linking data is {value!r}; want ASCII text that ends in NUL"
+        what = f"a name in the dynamic table is {value!r}; want ASCII text that ends in NUL"
         raise FormatError(source, what, offset=offset, spec=_SPEC)
     return value.decode("ascii")
 

@@ -30,14 +30,14 @@ class EfiImageLoadEvent(Struct):
 
 
 class EfiPlatformFirmwareBlob(Struct):
-    """UEFI_PLATFORM_FIRMWARE_BLOB. Spec: TCG PFP 1.06 section 10.2.5."""
+    """UEFI_PLATFORM_FIRMWARE_BLOB. Spec: TCG PFP 1.06 section 10.2, UEFI_PLATFORM_FIRMWARE_BLOB."""
 
     blob_base: u64
     blob_length: u64
 
 
 class TaggedEvent(Struct):
-    """TCG_PCClientTaggedEvent up to its data. Spec: TCG PFP 1.06 section 10.4.2.1 (TCG PC Client 1.21)."""
+    """TCG_PCClientTaggedEvent up to its data. Spec: TCG PFP 1.06 section 10.4.2, EV_EVENT_TAG."""
 
     tagged_event_id: u32
     tagged_event_data_size: u32
@@ -143,7 +143,7 @@ def _tagged(data: bytes) -> str:
 
 
 def _gpt(data: bytes) -> str:
-    # GPT header (92 bytes), u64 count, entries of 128 bytes. Spec: TCG PFP 1.06 section 10.2.4.
+    # GPT header (92 bytes), u64 count, entries of 128 bytes. Spec: TCG PFP 1.06 section 10.2.6.
     if len(data) < 100 or not data.startswith(b"EFI PART"):
         raise FormatError("event", "not a GPT event")
     count = struct.unpack_from("<Q", data, 92)[0]

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class EventType(IntEnum):
-    """What was measured. Spec: TCG PC Client Platform Firmware Profile 1.06 section 10.4.1, table 27."""
+    """What was measured. Spec: TCG PC Client Platform Firmware Profile 1.06 section 10.4.1."""
 
     EV_PREBOOT_CERT = 0x0
     EV_POST_CODE = 0x1
@@ -44,8 +44,8 @@ class EventType(IntEnum):
     EV_EFI_GPT_EVENT2 = 0x8000000D
     EV_EFI_HCRTM_EVENT = 0x80000010
     EV_EFI_VARIABLE_AUTHORITY = 0x800000E0
-    EV_EFI_SPDM_FIRMWARE_BLOB = 0x800000E1
-    EV_EFI_SPDM_FIRMWARE_CONFIG = 0x800000E2
+    EV_EFI_SPDM_DEVICE_BLOB = 0x800000E1
+    EV_EFI_SPDM_DEVICE_CONFIG = 0x800000E2
     EV_EFI_SPDM_DEVICE_POLICY = 0x800000E3
     EV_EFI_SPDM_DEVICE_AUTHORITY = 0x800000E4
 

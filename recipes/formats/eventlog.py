@@ -19,6 +19,7 @@ from typing import Annotated
 
 from ..binary import Struct, raw, u8, u16, u32
 from ..errors import FormatError
+from ..units import MIB
 from .event_text import describe_data
 from .event_type import EventType, event_type_name
 
@@ -40,7 +41,7 @@ __all__ = [
 
 _SPEC = "TCG PFP 1.06 section 10.2"
 # Firmware reserves 64 KiB to 1 MiB; the bound keeps hostile input from filling memory with small events.
-MAX_SIZE = 16 << 20
+MAX_SIZE = 4 * MIB
 # PCRs of a PC Client TPM. Spec: TCG PC Client Platform TPM Profile 1.05 section 4.6.
 PCR_COUNT = 24
 _SPEC_ID_SIGNATURE = b"Spec ID Event03\0"
@@ -183,8 +184,7 @@ class SpecIdEvent:
             at = header.SIZE + index * SpecIdAlgorithm.SIZE
             algorithms.append(_spec_id_algorithm(SpecIdAlgorithm.unpack(data, at), source, offset + at))
         if len({item.id for item in algorithms}) != count:
-            names = ", ".join(item.name for item in algorithms)
-            raise FormatError(source, f"Spec ID event names an algorithm twice: {names}", offset=offset)
+            raise FormatError(source, f"Spec ID event names one of {count} algorithms twice", offset=offset)
         tail = data[header.SIZE + count * SpecIdAlgorithm.SIZE :]
         if not tail or len(tail) != 1 + tail[0]:
             want = 1 + tail[0] if tail else 1

@@ -1,7 +1,7 @@
 """FAT32 file systems, written in one pass; ``fat_reader`` reads them.
 
-Everything is laid out without fragments: the root directory, the other directories, then the files, level by
-level in name order. The same content always gives the same bytes.
+Everything is laid out without fragments: the root directory, the other directories, then the files, parents
+before children and in name order. The same content always gives the same bytes.
 
 Spec: Microsoft FAT32 File System Specification 1.03 (fatgen103); UEFI 2.10 section 13.3.
 """

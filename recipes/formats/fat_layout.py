@@ -168,7 +168,7 @@ def choose_geometry(size: int) -> Geometry:
     """The geometry of a new file system of ``size`` bytes.
 
     The largest clusters up to 4 KiB, one page, that leave enough of them for FAT32: 512 bytes at 64 MiB,
-    2 KiB at 256 MiB, 4 KiB from 512 MiB on. Larger clusters only waste room on an ESP.
+    2 KiB at 256 MiB, 4 KiB from 260 MiB on. Larger clusters only waste room on an ESP.
 
     Raises:
         FormatError: ``size`` is no multiple of 512, too small for FAT32, or too large.

@@ -8,8 +8,10 @@ Spec: Microsoft FAT32 File System Specification 1.03 (fatgen103).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO
 
 from ..errors import FormatError
@@ -24,7 +26,6 @@ from .fat_layout import (
     END_OF_CHAIN_MIN,
     ENTRY_MASK,
     FIRST_CLUSTER,
-    MAX_CLUSTERS,
     SPEC,
     BootSector,
     DirectoryEntry,
@@ -38,12 +39,16 @@ from .tree import CHUNK
 ENTRY_LIMIT = 65536
 PATH_LIMIT = 1024
 READ_LIMIT = 512 * MIB
+# One byte of memory for each: 16 GiB of the smallest clusters, 128 GiB of 4 KiB ones.
+CLUSTER_LIMIT = 1 << 25
 
 _FREE = 0x00
 _DELETED = 0xE5
 _DOT_NAMES = (b".".ljust(11), b"..".ljust(11))
 # FAT entries are read in pieces of this many bytes.
 _FAT_WINDOW = 1 << 16
+# How many of them are compared at a time.
+_RUN = 1024
 # A FAT16 volume has at least this many clusters. Spec: fatgen103, "FAT Type Determination".
 _FAT16_MIN_CLUSTERS = 4085
 
@@ -92,7 +97,7 @@ class FatFilesystem:
         self._source = source
         self._window = b""
         self._window_start = -1
-        self._claimed = bytearray(geometry.clusters // 8 + 1)
+        self._claimed = bytearray(FIRST_CLUSTER + geometry.clusters)
         self._by_key: dict[str, FatFile] = {}
 
     @classmethod
@@ -129,19 +134,14 @@ class FatFilesystem:
     def chunks(self, file: FatFile) -> Iterator[bytes]:
         """Content of a file in pieces of at most 1 MiB; clusters that lie together are read together."""
         size = self.geometry.cluster_size
-        left = file.size
-        cluster = start = file.first_cluster
+        left, cluster = file.size, file.first_cluster
         while left:
-            count = 1
-            while True:
-                following = self._next(cluster) if count * size < left else 0
-                if following != cluster + 1 or (count + 1) * size > CHUNK:
-                    break
-                cluster, count = following, count + 1
+            most = min(max(CHUNK // size, 1), self.geometry.clusters_for(left))
+            count, following = self._run(cluster, most)
             wanted = min(left, count * size)
-            yield self._read(self.geometry.cluster_offset(start), wanted)
+            yield self._read(self.geometry.cluster_offset(cluster), wanted)
             left -= wanted
-            cluster = start = following
+            cluster = following
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(self._offset + offset)
@@ -161,24 +161,43 @@ class FatFilesystem:
             self._window_start = start
         return int.from_bytes(self._window[place : place + 4], "little") & ENTRY_MASK
 
-    def _claim(self, first: int, path: str, limit: int) -> Iterator[int]:
-        """The clusters of a chain, each taken by this path alone; at most ``limit`` of them."""
-        cluster, count = first, 0
+    def _run(self, cluster: int, most: int) -> tuple[int, int]:
+        """How many clusters, at most so many, follow each other from here on, and what the last leads to."""
+        count = 1
+        while True:
+            following = self._next(cluster + count - 1)
+            if following != cluster + count or count >= most:
+                return count, following
+            count += max(self._ascending(following, most - count), 1)
+
+    def _ascending(self, cluster: int, most: int) -> int:
+        """A number of FAT entries from here on that are known to lead to the next cluster each; may be 0."""
+        start, place = divmod(cluster * 4, _FAT_WINDOW)
+        if start != self._window_start:
+            return 0
+        count = min(most, _RUN, (len(self._window) - place) // 4)
+        expected = struct.pack(f"<{count}I", *range(cluster + 1, cluster + 1 + count))
+        return count if self._window[place : place + 4 * count] == expected else 0
+
+    def _claim(self, first: int, path: str, limit: int) -> Iterator[range]:
+        """The runs of clusters of a chain, each taken by this path alone; at most ``limit`` clusters."""
+        cluster, total = first, 0
+        end = FIRST_CLUSTER + self.geometry.clusters
         while cluster < END_OF_CHAIN_MIN:
-            if not FIRST_CLUSTER <= cluster < FIRST_CLUSTER + self.geometry.clusters:
-                what = (
-                    f"its chain leads to cluster {cluster:#x}; clusters are 2 to {self.geometry.clusters + 1}"
+            if not FIRST_CLUSTER <= cluster < end:
+                raise self._error(
+                    path, f"its chain leads to cluster {cluster:#x}; clusters are 2 to {end - 1}"
                 )
-                raise self._error(path, what)
-            byte, bit = divmod(cluster - FIRST_CLUSTER, 8)
-            if self._claimed[byte] >> bit & 1:
-                raise self._error(path, f"cluster {cluster} is used twice; chains loop or cross")
-            self._claimed[byte] |= 1 << bit
-            count += 1
-            if count > limit:
+            if total == limit:
                 raise self._error(path, f"its chain is longer than {limit} clusters")
-            yield cluster
-            cluster = self._next(cluster)
+            count, following = self._run(cluster, min(limit - total, end - cluster))
+            taken = self._claimed.find(1, cluster, cluster + count)
+            if taken >= 0:
+                raise self._error(path, f"cluster {taken} is used twice; chains loop or cross")
+            self._claimed[cluster : cluster + count] = b"\1" * count
+            yield range(cluster, cluster + count)
+            total += count
+            cluster = following
 
     def _read_tree(self, root_cluster: int) -> None:
         pending = [("", root_cluster)]
@@ -212,7 +231,7 @@ class FatFilesystem:
         needed = self.geometry.clusters_for(size)
         if not needed and first:
             raise self._error(path, f"it is empty but starts at cluster {first}")
-        count = sum(1 for _ in self._claim(first, path, needed)) if needed else 0
+        count = sum(map(len, self._claim(first, path, needed))) if needed else 0
         if count != needed:
             raise self._error(path, f"{size} bytes need {needed} clusters, its chain has {count}")
 
@@ -244,7 +263,8 @@ class FatFilesystem:
         """The 32-byte entries of a directory up to its end mark."""
         size = self.geometry.cluster_size
         ended = False
-        for cluster in self._claim(first, path, max(DIRECTORY_LIMIT // size, 1)):
+        runs = self._claim(first, path, max(DIRECTORY_LIMIT // size, 1))
+        for cluster in chain.from_iterable(runs):
             # The rest of the chain is still claimed once the end mark was seen.
             if ended:
                 continue
@@ -301,8 +321,9 @@ def _geometry(boot: BootSector, source: str) -> Geometry:
     total = boot.total_sectors or boot.total_sectors_16
     data = total - boot.reserved_sectors - boot.fat_copies * boot.fat_sectors
     clusters = max(data, 0) // boot.sectors_per_cluster
-    if not boot.fat_sectors or not 0 < clusters <= MAX_CLUSTERS:
-        raise fail(f"{total} sectors with {boot.fat_sectors} in each FAT leave {clusters} clusters")
+    if not boot.fat_sectors or not 0 < clusters <= CLUSTER_LIMIT:
+        what = f"{total} sectors with {boot.fat_sectors} in each FAT leave {clusters} clusters"
+        raise fail(f"{what}, expected 1 to {CLUSTER_LIMIT}")
     if boot.fat_sectors * boot.bytes_per_sector // 4 < clusters + FIRST_CLUSTER:
         raise fail(f"a FAT of {boot.fat_sectors} sectors does not describe {clusters} clusters")
     return Geometry(

@@ -28,6 +28,8 @@ _DIRECTORIES = 112
 _CERTIFICATE_DIRECTORY = 4
 _DIRECTORY_SIZE = 8
 
+_FILE_LIMIT = 1 << 32
+
 # Ours: the most zero bytes that are made up behind the stored bytes of one section.
 ZERO_FILL_LIMIT = 64 * MIB
 
@@ -152,6 +154,10 @@ class PeImage:
                 out of bounds or overlapping.
         """
         view = memoryview(data)
+        if len(view) >= _FILE_LIMIT:
+            raise FormatError(
+                source, f"{len(view)} bytes; file offsets in a PE image have 32 bits", spec=SPEC
+            )
         coff_offset, coff, optional = _headers(view, source)
         start = coff_offset + CoffHeader.SIZE + OptionalHeader.SIZE
         directories = tuple(

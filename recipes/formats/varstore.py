@@ -45,6 +45,8 @@ VAR_ADDED = 0x3F
 VAR_IN_DELETED_TRANSITION = 0xFE
 _ERASED = 0xFF
 _NO_SIZE = 0xFFFF_FFFF
+# Characters of a bad name in a message.
+_SHOWN = 40
 
 _NV_BS = VariableAttributes.NON_VOLATILE | VariableAttributes.BOOTSERVICE_ACCESS
 # Spec: UEFI 2.10 section 32.3 (PK, KEK) and 32.6.1 (db, dbx).
@@ -232,7 +234,7 @@ def _sizes(head: AuthenticatedVariableHeader) -> tuple[int, int]:
 def _name(data: bytes, source: str, offset: int) -> str:
     text = decode_utf16(data, source)
     if len(text) < 2 or "\0" in text[:-1] or text[-1] != "\0":
-        what = f"variable name {text!r} is not one string that ends with a NUL"
+        what = f"variable name {text[:_SHOWN]!r} is not one string that ends with a NUL"
         raise FormatError(source, what, offset=offset, spec=_SPEC)
     return text[:-1]
 

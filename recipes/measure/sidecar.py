@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stat import S_IFDIR, S_IFREG
 
 from ..formats.cpio import CpioEntry, pack_entries
+from .trace import Measured, measured
 
 # Longest name the stub takes. Spec: systemd 257 src/boot/cpio.c pack_cpio.
 _NAME_MAX = 255
@@ -30,11 +31,12 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive: how the log calls it, the PCR that records it, and its bytes."""
+    """One archive: how the log calls it, the PCR that records it, its bytes and their digests."""
 
     description: str
     pcr: int
     data: bytes
+    content: Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,8 @@ def archives(extra: Sequence[SideFile], global_credentials: Sequence[SideFile]) 
         (_SYSTEM_EXTENSIONS, extra),
         (_CONFIGURATION_EXTENSIONS, extra),
     )
-    made = ((rule, select(files, rule.suffix, rule.excluded)) for rule, files in rules)
-    return tuple(Archive(rule.description, rule.pcr, _pack(rule, files)) for rule, files in made if files)
+    chosen = ((rule, select(files, rule.suffix, rule.excluded)) for rule, files in rules)
+    return tuple(_archive(rule, files) for rule, files in chosen if files)
 
 
 def embedded_archives(sections: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
@@ -138,8 +140,9 @@ def select(files: Iterable[SideFile], suffix: str, excluded: str | None = None) 
     )
 
 
-def _pack(rule: _Rule, files: Sequence[SideFile]) -> bytes:
-    return _newc(rule.directory, rule.directory_mode, files, rule.file_mode)
+def _archive(rule: _Rule, files: Sequence[SideFile]) -> Archive:
+    data = _newc(rule.directory, rule.directory_mode, files, rule.file_mode)
+    return Archive(rule.description, rule.pcr, data, measured(data))
 
 
 def _newc(directory: str, directory_mode: int, files: Sequence[SideFile], file_mode: int) -> bytes:

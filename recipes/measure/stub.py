@@ -14,7 +14,7 @@ Spec: systemd 257 src/boot/stub.c, run() from top to bottom. Not modelled: boot 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import MeasureError
@@ -24,7 +24,7 @@ from .commandline import DEFAULT_OPTIONS, CommandLine, LoadOptions, encode
 from .kernel import kernel_steps
 from .sidecar import Archive, SideFile
 from .trace import Measured, Step, measured
-from .ukifile import UNMEASURED, Addon, MeasuredUki, read_addon, read_uki
+from .ukifile import UNMEASURED, Addon, MeasuredUki, StubSection, read_addon, read_uki
 
 _STUB = "systemd 257 src/boot/stub.c"
 # Stub versions whose rules are known, and whether they load the kernel by LoadImage while Secure Boot is off,
@@ -139,12 +139,11 @@ def initrd_parts(uki: MeasuredUki, addons: Sequence[Addon], archives: Sequence[A
     Microcode comes first and in reverse, because the kernel takes the first that it finds.
     """
     used = used_addons(uki, addons)
-    parts: list[bytes | None] = [addon.microcode for addon in reversed(used)]
-    parts += [uki.data(".ucode"), uki.data(".initrd")]
-    parts += [archive.data for archive in archives]
-    parts += sidecar.embedded_archives((section.name, section.data) for section in uki.sections)
-    parts += [addon.initrd for addon in used]
-    return (part for part in parts if part)
+    yield from (addon.microcode.data for addon in reversed(used) if addon.microcode)
+    yield from (data for data in (uki.data(".ucode"), uki.data(".initrd")) if data)
+    yield from (archive.data for archive in archives)
+    yield from sidecar.embedded_archives((section.name, section.data) for section in uki.sections)
+    yield from (addon.initrd.data for addon in used if addon.initrd)
 
 
 def combine(parts: Iterator[bytes]) -> Measured | None:
@@ -186,10 +185,10 @@ def stub_steps(
         *addon_image_steps(stub.addons, addon_authorities),
         *_string_steps(line.addons, "addons .cmdline"),
         *_string_steps(line.smbios, "SMBIOS type 11"),
-        *_tagged(stub.used_addons, "devicetree", ".dtb", DEVICETREE_ADDON_TAG),
+        *_tagged(stub.used_addons, lambda addon: addon.devicetree, DEVICETREE_ADDON_TAG),
         *archive_steps(stub.archives, stub.uki.name),
-        *_tagged(stub.used_addons[::-1], "microcode", ".ucode", MICROCODE_ADDON_TAG),
-        *_tagged(stub.used_addons, "initrd", ".initrd", INITRD_ADDON_TAG),
+        *_tagged(stub.used_addons[::-1], lambda addon: addon.microcode, MICROCODE_ADDON_TAG),
+        *_tagged(stub.used_addons, lambda addon: addon.initrd, INITRD_ADDON_TAG),
         *inner_kernel_steps(stub.uki, secure_boot=secure_boot),
         *kernel_steps(line.final, stub.initrd, stub.uki.name),
     )
@@ -268,7 +267,7 @@ def archive_steps(archives: Sequence[Archive], source: str) -> Iterator[Step]:
         yield tpm.event(
             archive.pcr,
             EventType.EV_IPL,
-            measured(archive.data),
+            archive.content,
             source=f"{source} {archive.description}",
             description=archive.description,
             spec=f"{_STUB} generate_sidecar_initrds",
@@ -290,12 +289,12 @@ def _string_steps(text: str | None, source: str) -> tuple[Step, ...]:
     return (step,)
 
 
-def _tagged(addons: Sequence[Addon], attribute: str, section: str, tag: int) -> Iterator[Step]:
+def _tagged(addons: Sequence[Addon], part: Callable[[Addon], StubSection | None], tag: int) -> Iterator[Step]:
     """PCR 12: one section of each addon that has it."""
     for addon in addons:
-        data: bytes | None = getattr(addon, attribute)
-        if data:
-            yield _tag(measured(data), f"{addon.name} {section}", addon.name, tag)
+        section = part(addon)
+        if section is not None:
+            yield _tag(section.content, f"{addon.name} {section.name}", addon.name, tag)
 
 
 def _tag(content: Measured, source: str, description: str, tag: int) -> Step:

@@ -81,7 +81,7 @@ def digests_of(*parts: bytes | memoryview) -> dict[HashAlgorithm, bytes]:
 
 
 def in_every_algorithm(digest: Callable[[HashAlgorithm], bytes], size: int) -> dict[HashAlgorithm, bytes]:
-    """What ``digest`` gives for each algorithm; for a large ``size`` in bytes the algorithms run side by side."""
+    """What ``digest`` gives for each algorithm; for a ``size`` of many bytes they run side by side."""
     if size < _PARALLEL_SIZE:
         return {algorithm: digest(algorithm) for algorithm in ALL_ALGORITHMS}
     # hashlib lets go of the interpreter while it hashes; UKIs are large and four banks are four passes.

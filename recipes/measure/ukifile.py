@@ -78,7 +78,8 @@ class Addon:
     Attributes:
         image: Authenticode digests of the file.
         is_uki: it holds a kernel, so the stub passes over it.
-        command_line, uname, devicetree, initrd, microcode: its sections, None where there is none.
+        command_line, uname: content of these sections, None where there is none.
+        devicetree, initrd, microcode: these sections, None where there is none.
     """
 
     name: str
@@ -86,9 +87,9 @@ class Addon:
     is_uki: bool = False
     command_line: bytes | None = None
     uname: bytes | None = None
-    devicetree: bytes | None = None
-    initrd: bytes | None = None
-    microcode: bytes | None = None
+    devicetree: StubSection | None = None
+    initrd: StubSection | None = None
+    microcode: StubSection | None = None
 
     def applies_to(self, uname: bytes | None) -> bool:
         """Whether the stub uses it with a UKI of that ``.uname``; loaded and measured it is in any case."""
@@ -128,20 +129,21 @@ def read_addon(data: bytes, name: str) -> Addon:
         MeasureError: it holds a section whose use depends on the hardware.
     """
     image = PeImage.parse(data, name)
-    found = _first(image.sections, name)
+    found = _present(_first(image.sections, name))
 
-    def content(section: str) -> bytes | None:
-        return _bytes(image, found[section]) if section in found else None
+    def section(wanted: str) -> StubSection | None:
+        return _read(image, found[wanted]) if wanted in found else None
 
+    uname, command_line = section(".uname"), section(".cmdline")
     return Addon(
         name=name,
         image=authenticode(data, name),
         is_uki=".linux" in found,
-        uname=content(".uname"),
-        command_line=content(".cmdline"),
-        devicetree=content(".dtb"),
-        initrd=content(".initrd"),
-        microcode=content(".ucode"),
+        uname=uname.data if uname else None,
+        command_line=command_line.data if command_line else None,
+        devicetree=section(".dtb"),
+        initrd=section(".initrd"),
+        microcode=section(".ucode"),
     )
 
 
@@ -165,6 +167,11 @@ def _chosen(image: PeImage, profile: int) -> dict[str, Section]:
     found = _first(image.sections[: bounds[0]], image.source)
     if starts:
         found |= _first(image.sections[bounds[profile] : bounds[profile + 1]], image.source)
+    return _present(found)
+
+
+def _present(found: dict[str, Section]) -> dict[str, Section]:
+    """Without empty sections, which the stub takes for missing."""
     return {name: section for name, section in found.items() if section.header.virtual_size}
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from ..errors import ImageError, ToolError
 from ..schema import Image
 from . import golden
 from .run import pick
-from .task import OUT, Task, write_text
+from .task import OUT, Task, say, write_text
 
 if TYPE_CHECKING:
     from ..golden.manifest import GoldenMachine
@@ -251,9 +250,3 @@ def _json(image: Image, proofs: Sequence[Proof]) -> dict[str, Any]:
             for proof in proofs
         ],
     }
-
-
-def say(text: str) -> None:
-    """A line for people, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

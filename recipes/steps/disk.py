@@ -17,8 +17,6 @@ from .task import OUT, Step
 if TYPE_CHECKING:
     from ..formats.gpt import PartitionTable
 
-# Where firmware looks on a disk without boot entries. Spec: UEFI 2.10 section 3.5.1.1, removable media.
-BOOT_PATH = "EFI/BOOT/BOOTX64.EFI"
 CHUNK = 1 << 18
 
 
@@ -75,6 +73,7 @@ def build(
     from ..formats import fat, gpt
     from ..formats.tree import FilePayload
     from ..sources import lock as locks
+    from .boot_inputs import BOOT_PATH
 
     known = verity.read_facts(facts)
     plans = (

@@ -60,7 +60,6 @@ def step(image: Image) -> Step:
             "version": image.recipe.version,
             "artefacts": artefacts,
             "files": files,
-            "boot_program": uki.uki_path(image),
             "raw_disk": disk.raw_disk(image),
             "captures": captures,
         },
@@ -77,7 +76,6 @@ def artefact_paths(image: Image) -> tuple[Path, ...]:
         verity.hash_tree(image),
         uki.uki_path(image),
         disk.raw_disk(image),
-        *(launch.script_path(image, machine) for machine in image.machines[:0]),
     )
 
 
@@ -88,7 +86,6 @@ def build(
     version: str,
     artefacts: tuple[Path, ...],
     files: tuple[MachineFiles, ...],
-    boot_program: Path,
     raw_disk: Path,
     captures: tuple[Path, ...],
 ) -> None:
@@ -100,30 +97,35 @@ def build(
         image=name,
         version=version,
         artefacts=tuple(_artefact(path) for path in artefacts),
-        machines=predict(files, boot_program, raw_disk, captures),
+        machines=predict(files, raw_disk, captures),
         unmeasured=UNMEASURED,
     )
     target.write_text(dump(manifest), encoding="utf-8")
 
 
 def predict(
-    files: tuple[MachineFiles, ...], boot_program: Path, raw_disk: Path, captures: tuple[Path, ...]
+    files: tuple[MachineFiles, ...], raw_disk: Path, captures: tuple[Path, ...]
 ) -> tuple[GoldenMachine, ...]:
     """The golden entry of each machine; what machines share is read and hashed once."""
     from ..golden.predict import golden_machine
     from ..measure.boot import replay_boot
-    from ..vmm import acpi_capture
+    from ..measure.uefi import AcpiTables
+    from ..vmm import captures as stored
+    from .boot_inputs import read_boot
+    from .models import load_models
 
-    known = [item for path in captures for item in acpi_capture.load_captures(path.read_text(), path.name)]
+    models = load_models()
+    known = [item for path in captures for item in stored.load_captures(path.read_text(), path.name)]
     prepared: dict[tuple[Path, Path], tuple[PreparedBoot, FirmwareModel | None]] = {}
     machines = []
     for item in files:
         key = (item.code, item.variables)
         if key not in prepared:
-            prepared[key] = _prepare(item, boot_program, raw_disk)
+            prepared[key] = read_boot(item.code, item.variables, raw_disk, models)
         boot, model = prepared[key]
-        capture = acpi_capture.find(known, item.machine)
-        prediction = replay_boot(item.machine, boot, _tables(capture))
+        capture = stored.find(known, item.machine)
+        tables = AcpiTables(capture.table_loader, capture.rsdp, capture.tables) if capture else None
+        prediction = replay_boot(item.machine, boot, tables)
         vmm = f"qemu {capture.qemu_version}" if capture else "qemu"
         machines.append(golden_machine(item.machine, prediction, model, vmm=vmm, launch=item.launch))
     return tuple(machines)

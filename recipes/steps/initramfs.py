@@ -10,7 +10,7 @@ from ..schema import DataSpec, Image, InitramfsSpec, Profile
 from .digests import ROOT
 from .kernel import kernel_facts, release_of
 from .packages import resolved_lock
-from .rootfs import refuse_secrets
+from .rootfs import own_keys
 from .seeds import data_partition
 from .task import OUT, Step, source_files
 from .unpack import unpacked
@@ -60,6 +60,7 @@ def build(
     from ..sources import initramfs
     from ..sources import lock as locks
     from ..sources.providers import read_provider
+    from ..sources.secrets import refuse_secrets
 
     providers = tuple(read_provider(name, (SCRIPTS / "unlock.d" / name).read_bytes()) for name in data.unlock)
     volume = initramfs.VolumeSpec(
@@ -84,7 +85,7 @@ def build(
     scripts = {path.name: path.read_bytes() for path in SCRIPTS.iterdir() if path.is_file()}
     with unpacked(lock, "initramfs", target) as (tree, _), unpacked(lock, "kernel", target) as (kernel, _):
         result = initramfs.assemble(tree, kernel, wanted, scripts, phase_commands())
-        refuse_secrets(result, "initramfs")
+        refuse_secrets(result, "initramfs", own_keys())
         with tempfile.TemporaryFile(dir=target.parent) as plain, target.open("wb") as out:
             cpio.write_newc(result, plain, epoch=locks.load(lock).epoch)
             plain.seek(0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import hashlib
 from pathlib import Path
 
-from ..machine import Accelerator, QemuMachine
+from ..machine import QemuMachine
 from ..schema import Image
+from . import disk
 from .digests import ROOT
-from .firmware import variables_path
+from .firmware import code_path, variables_path
 from .task import OUT, Step
 
 TEMPLATE = ROOT / "templates" / "run-qemu.sh.j2"
@@ -21,41 +22,63 @@ def script_path(image: Image, machine: QemuMachine) -> Path:
 
 def step(image: Image) -> Step:
     """The step that renders the launch scripts."""
+    folder = OUT / image.name
+    captures = (image.captures_path,) if image.captures_path.exists() else ()
     return Step(
         basename="launch",
         image=image,
         products=tuple(script_path(image, machine) for machine in image.machines),
-        inputs=(TEMPLATE,),
+        inputs=(
+            TEMPLATE,
+            *captures,
+            *dict.fromkeys(code_path(image, item.firmware) for item in image.machines),
+        ),
         build=build,
         arguments={
-            "machines": image.machines,
-            "variables": [variables_path(image, machine.firmware).name for machine in image.machines],
             "image": image.name,
+            "machines": image.machines,
+            "folder": folder,
+            "codes": [code_path(image, item.firmware).relative_to(folder) for item in image.machines],
+            "stores": [variables_path(image, item.firmware).relative_to(folder) for item in image.machines],
+            "disk": disk.raw_disk(image).relative_to(folder),
+            "captures": captures,
         },
         doc="render a launch script for every machine",
     )
 
 
-def build(*targets: Path, machines: tuple[QemuMachine, ...], variables: list[str], image: str) -> None:
-    """Writes the launch scripts."""
-    for target, machine, store in zip(targets, machines, variables, strict=True):
-        target.write_text(render(machine, store, image), encoding="utf-8")
-        target.chmod(0o755)
-
-
-def render(machine: QemuMachine, store: str, image: str) -> str:
-    """The launch script of one machine."""
+def build(
+    *targets: Path,
+    image: str,
+    machines: tuple[QemuMachine, ...],
+    folder: Path,
+    codes: list[Path],
+    stores: list[Path],
+    disk: Path,
+    captures: tuple[Path, ...],
+) -> None:
+    """Writes the launch scripts; the paths in them are relative to their folder."""
     import jinja2
 
+    from ..vmm import captures as stored
+    from ..vmm.script import launch_script
+
+    known = [item for path in captures for item in stored.load_captures(path.read_text(), path.name)]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - shell, not HTML
+        autoescape=False,  # noqa: S701 - a shell script; the words are quoted for the shell already
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        image=image, machine=machine, store=store, kvm=machine.accelerator is Accelerator.KVM
-    )
-
-
-_ = shlex
+    for target, machine, code, store in zip(targets, machines, codes, stores, strict=True):
+        digest = hashlib.sha256((folder / code).read_bytes()).digest()
+        capture = stored.find(known, machine, code_sha256=digest)
+        script = launch_script(
+            machine,
+            code=code.as_posix(),
+            vars_template=store.as_posix(),
+            disks=(disk.as_posix(),),
+            qemu_version=capture.qemu_version if capture else "",
+        )
+        target.write_text(template.render(script=script, image=image), encoding="utf-8")
+        target.chmod(0o755)

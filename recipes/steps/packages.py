@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import SpecError
 from ..schema import Image
+from ..units import MIB
 from .digests import CACHE
 from .task import OUT, Step
 
 if TYPE_CHECKING:
+    from ..sources.apt import Request
     from ..sources.lock import Lock
 
-RESOLVED = "resolved.lock"
+PACKAGES = CACHE / "packages"
+APT_WORK = CACHE / "apt"
+DEBIAN_ARCHITECTURES = {"x86_64": "amd64"}
 
 
 def resolved_lock(image: Image) -> Path:
-    """Path of the lock the build really uses: the committed one unless the mirror has dropped versions."""
-    return OUT / image.name / RESOLVED
+    """Path of the lock this build uses: the committed one, unless the mirror no longer has its versions."""
+    return OUT / image.name / "resolved.lock"
 
 
 def step(image: Image) -> Step:
@@ -31,8 +35,10 @@ def step(image: Image) -> Step:
         image=image,
         products=(resolved_lock(image),),
         inputs=(image.lock_path,),
-        build=build,
-        arguments={"lock": image.lock_path, "image": image.name, "locked_only": locked_only()},
+        build=partial(build, image=image),
+        arguments={},
+        fingerprint=(image.recipe.rootfs.packages, image.recipe.initramfs.packages, locked_only()),
+        uptodate=(_cache_is_whole(image),),
         doc="download the locked packages and check each against the lock",
     )
 
@@ -42,40 +48,86 @@ def locked_only() -> bool:
     return os.environ.get("GOLDSMITH_LOCKED", "") not in ("", "0")
 
 
-def build(target: Path, *, lock: Path, image: str, locked_only: bool) -> None:
+def request(image: Image) -> Request:
+    """What the recipe asks of Debian, by group."""
+    from ..sources.apt import Closure, Group, Request
+
+    recipe = image.recipe
+    firmware = sorted({machine.firmware.package for machine in image.machines})
+    return Request(
+        image=image.name,
+        groups=(
+            Group("rootfs", recipe.rootfs.packages),
+            Group("initramfs", recipe.initramfs.packages),
+            Group("kernel", (recipe.kernel.package,), Closure.KERNEL),
+            Group("stub", (recipe.uki.stub,), Closure.NONE),
+            Group("firmware", tuple(firmware), Closure.NONE),
+        ),
+    )
+
+
+def build(target: Path, *, image: Image) -> None:
     """Fills the cache and writes the lock that was used."""
     from ..sources import apt
     from ..sources import lock as locks
 
-    if not lock.is_file():
-        raise SpecError(f"{lock.name}: there is no lock; run `python3 dodo.py update:{image}` and commit it")
-    wanted = locks.load(lock)
-    work = target.parent / ".apt"
-    try:
-        used = apt.fetch(
-            wanted,
-            CACHE / "packages",
-            work,
-            image=image,
-            locked_only=locked_only,
-            notify=_warn,
-            progress=_progress,
-        )
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    target.write_text(locks.dump(used), encoding="utf-8")
+    used = apt.fetch(
+        locks.load(image.lock_path),
+        PACKAGES,
+        APT_WORK,
+        request=request(image),
+        locked_only=locked_only(),
+        notify=_warn,
+        progress=Progress(),
+    )
+    target.write_text(locks.dump(used, image=image.name), encoding="utf-8")
 
 
 def package_files(lock: Lock, group: str) -> list[Path]:
     """The cached archives of one group of the lock, in the lock's order."""
-    return [CACHE / "packages" / f"{package.sha256}.deb" for package in lock.group(group)]
+    from ..sources.apt import cached_path
+
+    return [cached_path(PACKAGES, package) for package in lock.group(group)]
+
+
+def _cache_is_whole(image: Image) -> Callable[[Any, Any], bool]:
+    """An ``uptodate`` check: every package of the lock that was used is still in the cache."""
+
+    def check(task: Any, values: Any) -> bool:  # noqa: ANN401 - doit's own calling convention
+        from ..errors import SpecError
+        from ..sources import lock as locks
+        from ..sources.apt import cached_path
+
+        try:
+            lock = locks.load(resolved_lock(image))
+            return all(cached_path(PACKAGES, item).stat().st_size == item.size for item in lock.packages)
+        except (SpecError, OSError):
+            return False
+
+    return check
+
+
+class Progress:
+    """A bar for a download on a terminal, and one line in a log."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows how far a download is; ``done`` and ``total`` are bytes."""
+        percent = 100 * done // max(total, 1)
+        if percent == self._shown:
+            return
+        if sys.stdout.isatty():
+            bar = "#" * (percent // 4)
+            end = "\n" if done >= total else ""
+            sys.stdout.write(f"\r  downloading [{bar:<25}] {done / MIB:6.1f} of {total / MIB:.1f} MiB{end}")
+        elif self._shown < 0:
+            sys.stdout.write(f"  downloading {total / MIB:.1f} MiB\n")
+        self._shown = percent
+        sys.stdout.flush()
 
 
 def _warn(text: str) -> None:
     sys.stderr.write(f"\nWARNING: {text}\n\n")
     sys.stderr.flush()
-
-
-def _progress(text: str) -> None:
-    sys.stdout.write(f"  {text}\n")
-    sys.stdout.flush()

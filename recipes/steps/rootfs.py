@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SpecError
 from ..schema import Image, RootfsSpec
 from . import keys
 from .digests import ROOT
@@ -16,7 +15,7 @@ from .task import OUT, Step, source_files
 from .unpack import unpacked
 
 if TYPE_CHECKING:
-    from ..formats.tree import FileTree
+    from ..sources.secrets import OwnKey
 
 
 def filesystem(image: Image) -> Path:
@@ -56,6 +55,7 @@ def build(
     from ..sources import lock as locks
     from ..sources.configure import SystemSpec, configure
     from ..sources.overlay import lay_over, read_overlay
+    from ..sources.secrets import refuse_secrets
 
     epoch = locks.load(lock).epoch
     system = SystemSpec(
@@ -63,8 +63,7 @@ def build(
         enable=spec.enable,
         mask=spec.mask,
         default_target=spec.default_target,
-        image_id=image,
-        image_version=version,
+        os_release=(("IMAGE_ID", image), ("IMAGE_VERSION", version)),
         epoch=epoch,
     )
     with (
@@ -76,23 +75,14 @@ def build(
             tree.nodes.setdefault(path, node)
         tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])
         configure(tree, packages, system)
-        refuse_secrets(tree, "root file system")
+        refuse_secrets(tree, "root file system", own_keys())
         with target.open("wb") as out:
             erofs.write(tree, out, epoch=epoch, uuid=UUID(uuid), label=image[:15])
 
 
-def refuse_secrets(tree: FileTree, where: str) -> None:
-    """Stops the build if a private key, a token or a known demo key is about to become part of an image.
+def own_keys() -> tuple[OwnKey, ...]:
+    """Our private keys, which must not be found in any product."""
+    from ..sources.secrets import OwnKey
 
-    Raises:
-        SpecError: naming each path and line.
-    """
-    from ..sources import secrets
-
-    own = [path.read_bytes() for role in keys.ROLES if (path := keys.key_path(role)).exists()]
-    findings = secrets.scan(tree, where, own)
-    if findings:
-        lines = [
-            f"{where}: {item.path}:{item.line}: {item.what}; remove it from the image" for item in findings
-        ]
-        raise SpecError("\n".join(lines))
+    paths = (keys.key_path(role) for role in keys.ROLES)
+    return tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())

@@ -40,6 +40,8 @@ class Step:
         inputs: files it reads: sources, or products of other steps (doit then watches their sidecars).
         build: called with the paths to write and ``arguments``.
         arguments: keyword arguments for ``build``; part of what decides whether the step is up to date.
+        fingerprint: further values that decide it.
+        uptodate: further checks of doit's that decide it.
         doc: the line ``doit list`` shows.
     """
 
@@ -50,6 +52,8 @@ class Step:
     build: Callable[..., None]
     arguments: dict[str, Any]
     doc: str
+    fingerprint: object = None
+    uptodate: tuple[Callable[[Any, Any], bool], ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,7 +69,11 @@ class Step:
             "doc": self.doc,
             "file_dep": watched,
             "targets": [str(path) for product in self.products for path in (product, sidecar(product))],
-            "uptodate": [config_changed(fingerprint([self.arguments, code_digest()])), intact(self.products)],
+            "uptodate": [
+                config_changed(canonical([self.arguments, self.fingerprint, code_digest()])),
+                intact(self.products),
+                *self.uptodate,
+            ],
             "actions": [(guarded, [self._run])],
             "clean": [(_clean, [self.products])],
             "verbosity": 2,
@@ -140,7 +148,7 @@ def code_digest() -> str:
     return state.hexdigest()
 
 
-def fingerprint(value: object) -> str:
+def canonical(value: object) -> str:
     """Canonical text of dataclasses, enums, paths and plain values, for doit to compare."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
 
@@ -166,3 +174,9 @@ def _clean(products: tuple[Path, ...]) -> None:
     for folder in sorted({product.parent for product in products}, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def say(text: str) -> None:
+    """A line for people, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -9,17 +9,21 @@ Spec: QEMU 7.2 hw/i386/acpi-build.c (acpi_build_update); PCR replay notes, secti
 
 from __future__ import annotations
 
+import hashlib
+
 from ..errors import MeasureError
 from ..machine import QemuMachine
 from ..units import align_up
 from .aperture import AddressLayout, CpuAddressing, aperture_base
 from .bench import Flash, bench
-from .captures import AcpiCapture
+from .captures import AcpiCapture, dump_captures, find, load_captures
 from .fwcfg import FwCfgFiles, parse_e820, read_directory
 from .launch import Qemu, qemu_version
 from .pci import Bar64, Function, functions
 from .qemu import PROGRAM
 from .qtest import QTest
+
+__all__ = ["AcpiCapture", "capture_acpi", "dump_captures", "find", "load_captures"]
 
 ICH9_PMBASE = 0x600
 PIIX4_PMBASE = 0xB000
@@ -51,6 +55,7 @@ def capture_acpi(
             return AcpiCapture(
                 qemu_version=version,
                 identity=machine.identity(),
+                code_sha256=hashlib.sha256(flash.code.read_bytes()).digest(),
                 table_loader=files.read("etc/table-loader"),
                 rsdp=files.read("etc/acpi/rsdp"),
                 tables=files.read("etc/acpi/tables"),

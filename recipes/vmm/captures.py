@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import zlib
@@ -13,7 +12,7 @@ from itertools import pairwise
 
 from ..errors import FormatError, MeasureError
 from ..machine import QemuMachine
-from .document import Fields, read_document
+from .document import Fields, dump_words, read_document, read_words
 
 SCHEMA = 1
 MAX_BLOB = 16 << 20
@@ -23,39 +22,49 @@ BLOBS = ("table_loader", "rsdp", "tables")
 
 @dataclass(frozen=True, kw_only=True)
 class AcpiCapture:
-    """The ACPI blobs that one QEMU version gives to the firmware of one machine.
+    """What one QEMU version shows to one firmware build on one machine.
 
     Attributes:
         qemu_version: ``7.2.22``.
         identity: the machine, as :meth:`QemuMachine.identity` writes it.
+        code_sha256: of the code flash; another build places things elsewhere.
         table_loader: content of ``etc/table-loader``.
         rsdp: content of ``etc/acpi/rsdp``.
         tables: content of ``etc/acpi/tables``, the whole file.
+        firmware_words: offsets and values of the words that PEI modules write into their volume on this
+            machine; None where the facts of the firmware build have them.
     """
 
     qemu_version: str
     identity: str
+    code_sha256: bytes
     table_loader: bytes
     rsdp: bytes
     tables: bytes
+    firmware_words: tuple[tuple[int, bytes], ...] | None = None
 
 
 def find(
-    captures: Iterable[AcpiCapture], machine: QemuMachine, qemu_version: str | None = None
+    captures: Iterable[AcpiCapture],
+    machine: QemuMachine,
+    *,
+    code_sha256: bytes,
+    qemu_version: str | None = None,
 ) -> AcpiCapture | None:
     """The capture of ``machine``, or None.
 
     Args:
+        code_sha256: of the code flash the machine starts from; a capture made with another build is stale.
         qemu_version: the version asked for; None takes the only one there is.
 
     Raises:
         MeasureError: there are captures of several versions and none was asked for.
     """
-    identity = machine.identity()
+    wanted = machine.identity(), code_sha256
     found = [
         capture
         for capture in captures
-        if capture.identity == identity and qemu_version in {None, capture.qemu_version}
+        if (capture.identity, capture.code_sha256) == wanted and qemu_version in {None, capture.qemu_version}
     ]
     if len(found) > 1:
         versions = ", ".join(sorted(capture.qemu_version for capture in found))
@@ -69,13 +78,12 @@ def dump_captures(captures: Iterable[AcpiCapture]) -> str:
     """The captures as JSON text; the same captures give the same text in any order.
 
     Raises:
-        MeasureError: two captures are of the same version and machine.
+        MeasureError: two captures are of the same version, machine and firmware.
     """
-    ordered = sorted(captures, key=lambda capture: (capture.identity, capture.qemu_version))
-    keys = [(capture.identity, capture.qemu_version) for capture in ordered]
-    for first, second in pairwise(keys):
-        if first == second:
-            raise MeasureError(f"captures: two of QEMU {first[1]} for the machine {first[0]}")
+    ordered = sorted(captures, key=_key)
+    for first, second in pairwise(ordered):
+        if _key(first) == _key(second):
+            raise MeasureError(f"captures: two of QEMU {first.qemu_version} for the machine {first.identity}")
     document = {"schema": SCHEMA, "captures": [_plain(capture) for capture in ordered]}
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
@@ -89,12 +97,14 @@ def load_captures(text: str, source: str) -> tuple[AcpiCapture, ...]:
     document = read_document(text, source, SCHEMA)
     captures = tuple(_capture(fields) for fields in document.objects("captures"))
     document.finish()
-    keys = [(capture.qemu_version, capture.identity) for capture in captures]
-    if len(set(keys)) != len(keys):
-        raise FormatError(
-            source, "two captures are of the same QEMU version and machine; run the update again"
-        )
+    if len({_key(capture) for capture in captures}) != len(captures):
+        what = "two captures are of the same QEMU version, machine and firmware"
+        raise FormatError(source, f"{what}; run the update again")
     return captures
+
+
+def _key(capture: AcpiCapture) -> tuple[str, str, bytes]:
+    return capture.identity, capture.qemu_version, capture.code_sha256
 
 
 def _plain(capture: AcpiCapture) -> dict[str, object]:
@@ -102,6 +112,8 @@ def _plain(capture: AcpiCapture) -> dict[str, object]:
     return {
         "qemu": capture.qemu_version,
         "machine": json.loads(capture.identity),
+        "firmware": capture.code_sha256.hex(),
+        "firmware_words": None if capture.firmware_words is None else dump_words(capture.firmware_words),
         "sha256": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
         **{name: base64.b64encode(zlib.compress(blob, 9)).decode() for name, blob in blobs.items()},
     }
@@ -112,24 +124,25 @@ def _capture(fields: Fields) -> AcpiCapture:
     blobs = {name: _blob(fields, name, digests.hexadecimal(name, 32)) for name in BLOBS}
     digests.finish()
     machine = fields.fields("machine")
-    identity = json.dumps(machine.values, sort_keys=True, separators=(",", ":"))
     capture = AcpiCapture(
         qemu_version=fields.text("qemu"),
-        identity=identity,
+        identity=json.dumps(machine.values, sort_keys=True, separators=(",", ":")),
+        code_sha256=fields.hexadecimal("firmware", 32),
         table_loader=blobs["table_loader"],
         rsdp=blobs["rsdp"],
         tables=blobs["tables"],
+        firmware_words=None if fields.is_null("firmware_words") else read_words(fields, "firmware_words"),
     )
     fields.finish()
     return capture
 
 
 def _blob(fields: Fields, name: str, digest: bytes) -> bytes:
+    inflater = zlib.decompressobj()
     try:
         packed = base64.b64decode(fields.text(name), validate=True)
-        inflater = zlib.decompressobj()
         data = inflater.decompress(packed, MAX_BLOB)
-    except (binascii.Error, ValueError, zlib.error) as error:
+    except (ValueError, zlib.error) as error:
         raise FormatError(fields.source, f"{name!r} is no base64 of a zlib stream: {error}") from None
     if not inflater.eof or inflater.unused_data:
         raise FormatError(fields.source, f"{name!r} is no whole zlib stream of at most {MAX_BLOB} bytes")

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from ..errors import MeasureError
+from ..formats.ovmf import measured_volumes
 from ..machine import QemuMachine
 from ..units import MIB, PAGE_SIZE
+from .acpi_capture import capture_acpi
 from .bench import Flash, bench
+from .captures import AcpiCapture
 from .launch import Qemu
+from .models import FirmwareFacts
 from .qemu import PROGRAM
 
 WORD = 4
@@ -62,7 +67,8 @@ def learn_patches(
             time.sleep(_POLL)
         last: tuple[tuple[Patch, ...], ...] | None = None
         while True:
-            found = tuple(diff_volume(volume, _dump(qemu)) for volume in volumes)
+            memory = _dump(qemu)
+            found = tuple(diff_volume(volume, memory) for volume in volumes)
             if found == last:
                 return found
             if time.monotonic() > limit:
@@ -70,6 +76,30 @@ def learn_patches(
                 raise MeasureError(message)
             last = found
             time.sleep(_POLL)
+
+
+def capture_machine(
+    machine: QemuMachine, flash: Flash, facts: FirmwareFacts, *, binary: str = PROGRAM
+) -> AcpiCapture:
+    """All that only a running VMM knows of a machine: its ACPI blobs, and firmware words that are not known.
+
+    Takes well under a second where the facts have the words, and some seconds of firmware otherwise.
+
+    Args:
+        facts: of the build in ``flash``.
+
+    Raises:
+        MeasureError: the machine is not modelled, or its words cannot be learnt.
+        ToolError: a program is missing or fails.
+    """
+    capture = capture_acpi(machine, flash, facts.layout, binary=binary)
+    if capture.code_sha256 != facts.code_sha256:
+        raise MeasureError(f"{flash.code.name}: not the file of {facts.name}; take the facts of this file")
+    if facts.words_for(machine) is not None:
+        return capture
+    pei_volume = measured_volumes(flash.code.read_bytes(), flash.code.name)[0]
+    (words,) = learn_patches(machine, flash, (pei_volume,), binary=binary)
+    return replace(capture, firmware_words=words)
 
 
 def diff_volume(volume: bytes, memory: bytes) -> tuple[Patch, ...]:

@@ -1,7 +1,7 @@
-"""How long the prediction of many machines takes for one image: ``python -m tests.bench.bench_measure [MACHINES]``.
+"""How long predicting many machines takes: ``python -m tests.bench.bench_measure [MACHINES]``.
 
-The image is an 18 MB UKI of random bytes; firmware is the recorded OVMF build. Hashing in four banks is all the
-cost, so ten machines should take about as long as one.
+The image is an 18 MB UKI of random bytes; firmware is the recorded OVMF build. Hashing in four banks is all
+the cost, so ten machines should take about as long as one.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def main() -> None:
     """Prints one line."""
     machines = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     shared, each = run(machines)
-    print(
-        f"{machines} machines: {shared:.3f} s shared, {each:.3f} s for all of them ({each / machines:.4f} s each)"
-    )
+    print(f"{machines} machines: {shared:.3f} s shared, {each:.3f} s for all ({each / machines:.4f} s each)")
 
 
 if __name__ == "__main__":

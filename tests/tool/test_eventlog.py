@@ -28,7 +28,7 @@ LOGS = sorted(
     for path in [*VECTORS.glob("eventlogs/*.gz"), *VECTORS.glob("pcr/*.eventlog.gz")]
 )
 EVENT = re.compile(
-    r"^- EventNum: \d+\n  PCRIndex: (\d+)\n  EventType: (.*)\n(?:  DigestCount: (\d+)\n)?", re.M
+    r"^- EventNum: \d+\n  PCRIndex: (\d+)\n  EventType: (.*)\n(?:  DigestCount: (\d+)\n)?", re.MULTILINE
 )
 DIGEST = re.compile(r'^  - AlgorithmId: (\S+)\n    Digest: "([0-9a-f]*)"', re.MULTILINE)
 SIZE = re.compile(r"^  EventSize: (\d+)$", re.MULTILINE)

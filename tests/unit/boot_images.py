@@ -31,14 +31,23 @@ def kernel() -> bytes:
     return lzma.decompress((VECTORS / "boot" / "addonx64.efi.stub.xz").read_bytes())
 
 
-@cache
 def signing_key(name: str = "test db") -> SigningKey:
+    """The same key for the same name within one run."""
+    return _made(name)
+
+
+def key_pair(name: str = "test db") -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+    return _loaded(name)
+
+
+@cache
+def _made(name: str) -> SigningKey:
     return make_key(name)
 
 
 @cache
-def key_pair(name: str = "test db") -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
-    made = signing_key(name)
+def _loaded(name: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+    made = _made(name)
     return load_key(made.private_key, "key"), load_certificate(made.certificate, "certificate")
 
 

@@ -29,7 +29,7 @@ from tests.unit.boot_images import (
     stub,
 )
 
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
 
 # "Calculated message digest" of osslsigncode 2.9 after signing with -h sha1, sha256, sha384.
 STUB_DIGESTS = {
@@ -167,7 +167,8 @@ def test_any_hashed_byte_breaks_the_signature() -> None:
     key, certificate = key_pair()
     signed = sign(kernel(), key, certificate)
     skipped = {*range(CHECKSUM, CHECKSUM + 4)}
-    for offset in range(len(kernel())):
+    # Every byte of the headers, and every fifth of the section that follows them.
+    for offset in (*range(0x400), *range(0x400, len(kernel()), 5)):
         changed = patched(signed, offset, bytes((signed[offset] ^ 0x10,)))
         if offset in skipped:
             assert verify(changed, [certificate]) == certificate

@@ -243,9 +243,8 @@ def test_bad_aarch64_code() -> None:
 @FUZZ
 @given(
     st.lists(st.tuples(st.integers(0, len(CODE) - 1), st.integers(0, 255)), min_size=1, max_size=4),
-    st.booleans(),
 )
-def test_fuzz_code(changes: list[tuple[int, int]], fix: bool) -> None:
+def test_fuzz_code(changes: list[tuple[int, int]]) -> None:
     bad = bytearray(CODE)
     for at, value in changes:
         bad[at] = value

@@ -154,6 +154,10 @@ LONG = struct.pack("<HBBIQ16sIII", 0x55AA, 0x3F, 0, 7, 0, bytes(16), 0, 4, 2**32
             r"v: offset 0xa0: variable name '\x00' is not one string that ends with a NUL" + SPEC,
         ),
         (
+            store(entry("n" * 100 + "\0", b"1")),
+            f"v: offset 0xa0: variable name '{'n' * 40}' is not one string that ends with a NUL" + SPEC,
+        ),
+        (
             store(entry("a\0b", b"1")),
             r"v: offset 0xa0: variable name 'a\x00b\x00' is not one string that ends with a NUL" + SPEC,
         ),

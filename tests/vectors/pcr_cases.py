@@ -13,7 +13,7 @@ import json
 import lzma
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -145,6 +145,13 @@ def _patch(key: str, words: Sequence[tuple[str, str]]) -> Patch:
 
 
 def prepared_firmware(case: Case) -> PreparedFirmware:
+    return _prepared_firmware(case.name, firmware.apply)
+
+
+@lru_cache
+def _prepared_firmware(name: str, _apply: Callable[..., bytes]) -> PreparedFirmware:
+    # Hashed once for all tests, and again where a mutation replaces the patching.
+    case = load(name)
     return firmware.hash_volumes(volumes(stored_flash(case)), model(case), "CODE")
 
 

@@ -24,7 +24,7 @@ class Slave:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One candidate: ``link`` leads to ``/etc/alternatives/name`` and on to ``path``; the highest priority wins."""
+    """One candidate: ``link`` to ``/etc/alternatives/name`` to ``path``; the highest priority wins."""
 
     link: str
     name: str

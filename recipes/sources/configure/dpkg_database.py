@@ -15,34 +15,12 @@ from ..debs import InstalledPackage
 from .paths import real_path, resolve
 
 ROOT = "var/lib/dpkg"
-_ORDER = [
-    "Package",
-    "Essential",
-    "Protected",
-    "Status",
-    "Priority",
-    "Section",
-    "Installed-Size",
-    "Origin",
-    "Maintainer",
-    "Bugs",
-    "Architecture",
-    "Multi-Arch",
-    "Source",
-    "Version",
-    "Config-Version",
-    "Replaces",
-    "Provides",
-    "Depends",
-    "Pre-Depends",
-    "Recommends",
-    "Suggests",
-    "Breaks",
-    "Conflicts",
-    "Enhances",
-    "Conffiles",
-    "Description",
-]  # lib/dpkg/parse.c: fieldinfos; every other field follows in the order of the package
+_ORDER = (  # lib/dpkg/parse.c: fieldinfos; every other field follows in the order of the package
+    *("Package", "Essential", "Protected", "Status", "Priority", "Section", "Installed-Size", "Origin"),
+    *("Maintainer", "Bugs", "Architecture", "Multi-Arch", "Source", "Version", "Config-Version", "Replaces"),
+    *("Provides", "Depends", "Pre-Depends", "Recommends", "Suggests", "Breaks", "Conflicts", "Enhances"),
+    *("Conffiles", "Description"),
+)
 
 
 def _conffiles(tree: FileTree, package: InstalledPackage) -> str:
@@ -75,10 +53,13 @@ def _info_name(package: InstalledPackage) -> str:
 
 
 def _listed(tree: FileTree) -> dict[str, list[str]]:
-    """For each package the absolute paths it has in the tree, with the directories above, parents first."""
+    """For each package the absolute paths it has in the tree, with the directories above, parents first.
+
+    A directory that several packages ship, with nothing in it, is listed for the first of them only.
+    """
     found: dict[str, dict[str, None]] = {}
     for path, node in tree.sorted():
-        if node.type is NodeType.DIRECTORY or not node.source:
+        if not path or not node.source:
             continue
         paths = found.setdefault(node.source, {"/.": None})
         parts = path.split("/")

@@ -25,7 +25,7 @@ _END = "# end of pam-auth-update config"
 
 @dataclass(frozen=True)
 class Profile:
-    """One file of pam-configs: its fields, with the lines of a block under its name (``Auth``, ``Auth-Initial``)."""
+    """One file of pam-configs: its fields; the lines of a block are the value of ``Auth`` and the like."""
 
     name: str
     fields: tuple[tuple[str, str], ...]

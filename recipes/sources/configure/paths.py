@@ -12,7 +12,7 @@ _LINKS = 40  # Linux include/linux/namei.h: MAXSYMLINKS
 
 
 def resolve(tree: FileTree, path: str) -> str | None:
-    """The tree path that ``path`` leads to, following links with ``/`` as the root of the tree; None if absent."""
+    """The tree path that ``path`` leads to, links followed inside the tree; None if absent."""
     todo = [part for part in reversed(path.split("/")) if part and part != "."]
     here: list[str] = []
     links = 0
@@ -104,7 +104,7 @@ def configuration_files(tree: FileTree, directories: Sequence[str], suffix: str)
 
 
 def real_path(tree: FileTree, path: str) -> str:
-    """``path`` with its directory's links followed, so that a new entry lands where a running system puts it."""
+    """``path`` with its directory's links followed, which is where a running system puts it."""
     directory, _, name = path.rpartition("/")
     real = resolve(tree, directory) if directory else ""
     return f"{real or directory}/{name}" if directory else name

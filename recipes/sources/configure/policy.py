@@ -19,8 +19,6 @@ PRESETS: tuple[Rule, ...] = (
     # These lay images from /var over /usr and /etc: code that no measurement covers.
     Rule("disable", "systemd-sysext.*"),
     Rule("disable", "systemd-confext.service"),
-    # udev rules from credentials, which the host can pass; a rule can run any program.
-    Rule("disable", "systemd-udev-load-credentials.service"),
     # Crash records from EFI variables, which belong to the host.
     Rule("disable", "systemd-pstore.service"),
     # Discarding tells the host which blocks of the encrypted partition are in use.
@@ -42,6 +40,7 @@ MASKED: tuple[str, ...] = (
     "ldconfig.service",
     "systemd-firstboot.service",  # would also ask on the console, and take a root password from the host
     "systemd-sysusers.service",  # the accounts are in the image; it would take more from the host
+    "systemd-udev-load-credentials.service",  # udev rules from the host; a rule can run any program
     "systemd-hwdb-update.service",  # hwdb.bin names devices for people; no rule of a VM needs it
     "systemd-machine-id-commit.service",  # the machine id is a new one at each boot, see system_files
     "systemd-update-done.service",  # records in /etc and /var that the units above have run

@@ -1,4 +1,4 @@
-"""The files of /etc that installation scripts write from templates of packages, and those that name the system.
+"""The files of /etc that installation scripts write from templates, and those that name the system.
 
 Spec: the postinst scripts of Debian 13 (base-files 13.8, debianutils 5.23, libc-bin 2.41, libpam-modules 1.7,
 netbase 6.5, tzdata); systemd 257 machine-id(5), os-release(5), hostname(5), locale.conf(5), localtime(5).
@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 
 from ...errors import SpecError
-from ...formats.tree import FileTree
+from ...formats.tree import FileTree, NodeType
 from .paths import is_file, names_in, read_file, read_text, resolve
 
 # Template of a package, and where its first installation copies it: base-files, then libc-bin.
@@ -49,13 +49,18 @@ def write_copies(tree: FileTree) -> None:
         if path not in tree:
             tree.add_directory(path)
     for link, target in LINKS:
-        if link not in tree:
+        if link not in tree or _is_empty_directory(tree, link):
             tree.add_symlink(link, target)
     if is_file(tree, "etc/dpkg/origins/debian") and "etc/dpkg/origins/default" not in tree:
         tree.add_symlink("etc/dpkg/origins/default", "debian")
     _add(tree, "etc/environment", "")
     if "etc/security" in tree:
         _add(tree, "etc/security/opasswd", "", 0o600)
+
+
+def _is_empty_directory(tree: FileTree, path: str) -> bool:
+    """Whether a path is a directory with nothing in it, which base-files turns into a link."""
+    return tree[path].type is NodeType.DIRECTORY and not any(names_in(tree, path))
 
 
 def write_shells(tree: FileTree) -> None:

@@ -1,4 +1,4 @@
-"""tmpfiles.d at build time: what it would make below a read-only root is made now, and /var gets its skeleton.
+"""tmpfiles.d at build time: what it would make on a read-only root is made now, /var gets a skeleton.
 
 Spec: systemd 257, tmpfiles.d(5). At boot systemd-tmpfiles finds the directories and links of the root as it
 wants them and writes nothing. /var is an empty file system at first boot, so whatever packages ship below it
@@ -56,14 +56,14 @@ def read_lines(tree: FileTree) -> Iterator[TmpfilesLine]:
             except ValueError as error:
                 raise SpecError(f"{path}:{number}: {error}; close the quotation") from None
             fields = ["" if word == "-" else word for word in words[:5]] + [""] * (5 - len(words))
-            argument = " ".join(words[6:])
-            yield TmpfilesLine(fields[0][:1], fields[0][1:], fields[1], *fields[2:5], argument)
+            kind, target, mode, user, group = fields
+            yield TmpfilesLine(kind[:1], kind[1:], target, mode, user, group, " ".join(words[6:]))
 
 
 def apply_tmpfiles(tree: FileTree, accounts: Accounts) -> None:
-    """Makes the directories and links outside /var, /run and the like; never touches what is there already.
+    """Makes the directories and links outside /var, /run and the like, and sets owners and modes there.
 
-    Lines with a credential (``^``), with a specifier, or for clean-up make nothing now.
+    Lines with a credential (``^``), with a specifier, or for clean-up do nothing now.
 
     Raises:
         SpecError: a line is malformed, or names an account that does not exist.
@@ -74,23 +74,33 @@ def apply_tmpfiles(tree: FileTree, accounts: Accounts) -> None:
             continue
         if line.kind in "dDqQv" and path not in tree:
             tree.add_directory(path)
-            tree[path] = _owned(tree[path], line, accounts)
+            tree[path] = _owned(tree[path], line, accounts, new=True)
+        elif line.kind in "dDqQvz" and path in tree and tree[path].type is not NodeType.SYMLINK:
+            tree[path] = _owned(tree[path], line, accounts, new=False)
         elif line.kind == "L" and (path not in tree or "+" in line.modifiers):
             if "?" in line.modifiers and resolve(tree, line.argument) is None:
                 continue
             tree.add_symlink(path, line.argument or f"/usr/share/factory/{path}")
 
 
-def _owned(node: Node, line: TmpfilesLine, accounts: Accounts) -> Node:
-    """A new directory with the owner and mode of its line; ``:`` and ``~`` in front concern files that exist."""
-    user, group, mode = (text.lstrip(":~") for text in (line.user, line.group, line.mode))
-    uid = int(user) if user.isdigit() else accounts.uid(user or "root")
-    gid = int(group) if group.isdigit() else accounts.gid(group or "root")
-    return replace(node, uid=uid, gid=gid, mode=int(mode, 8) if mode else 0o755)
+def _owned(node: Node, line: TmpfilesLine, accounts: Accounts, *, new: bool) -> Node:
+    """A file or directory with the owner and mode of its line.
+
+    What is behind ``:`` is for new ones only; ``~`` masks a mode by that of the file, which is left as it is.
+    """
+    user, group, mode = (
+        "" if text.startswith((":", "~")) and not new else text.lstrip(":~")
+        for text in (line.user, line.group, line.mode)
+    )
+    if user:
+        node = replace(node, uid=int(user) if user.isdigit() else accounts.uid(user))
+    if group:
+        node = replace(node, gid=int(group) if group.isdigit() else accounts.gid(group))
+    return replace(node, mode=int(mode, 8)) if mode else node
 
 
 def write_var_skeleton(tree: FileTree) -> None:
-    """Declares the directories and links the image has below /var, as far as no other tmpfiles.d file does."""
+    """Declares the directories and links the image has below /var and no other tmpfiles.d file has."""
     known = {line.path.strip("/") for line in read_lines(tree)}
     lines = [
         "# What the packages of this image ship below /var, for a file system that is empty at first boot."

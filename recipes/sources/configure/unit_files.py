@@ -16,19 +16,10 @@ from .paths import masked, read_text, resolve
 
 ETC = "etc/systemd/system"
 DIRECTORIES = (ETC, "usr/local/lib/systemd/system", "usr/lib/systemd/system")
-SUFFIXES = [
-    ".service",
-    ".socket",
-    ".target",
-    ".device",
-    ".mount",
-    ".automount",
-    ".swap",
-    ".timer",
-    ".path",
-    ".slice",
-    ".scope",
-]  # systemd.unit(5), DESCRIPTION
+SUFFIXES = (  # systemd.unit(5), DESCRIPTION
+    *(".service", ".socket", ".target", ".device", ".mount", ".automount"),
+    *(".swap", ".timer", ".path", ".slice", ".scope"),
+)
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]*)?\.[a-z]+")
 _LISTS = ("WantedBy", "RequiredBy", "UpheldBy", "Alias", "Also")
 
@@ -50,11 +41,11 @@ class Install:
 
 def is_unit_name(name: str) -> bool:
     """Whether a file name is that of a unit."""
-    return _NAME.fullmatch(name) is not None and name.endswith(tuple(SUFFIXES))
+    return _NAME.fullmatch(name) is not None and name.endswith(SUFFIXES)
 
 
 def template_of(name: str) -> str:
-    """The template that a name with an instance comes from (``a@b.service``: ``a@.service``), else the name."""
+    """The template that a name with an instance comes from (``a@b.service``: ``a@.service``), or it."""
     stem, _, suffix = name.rpartition(".")
     prefix, at, instance = stem.partition("@")
     return f"{prefix}@.{suffix}" if at and instance else name
@@ -161,7 +152,7 @@ class UnitFiles:
         return name in self.paths and masked(self.tree, self.paths[name])
 
     def real(self, name: str) -> tuple[str, str]:
-        """The name and the tree path of the file behind a unit: a link's target, a template with the instance.
+        """The name and tree path of the file behind a unit: a link's target, an instance's template.
 
         Raises:
             SpecError: there is no such unit; the message suggests names that are close.

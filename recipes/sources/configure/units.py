@@ -1,4 +1,4 @@
-"""Which units start: the links that ``systemctl preset-all``, ``enable``, ``mask`` and ``set-default`` would make.
+"""Which units start: the links of ``systemctl preset-all``, ``enable``, ``mask``, ``set-default``.
 
 Spec: systemd 257, systemctl(1) and src/shared/install.c.
 """
@@ -30,9 +30,8 @@ def _links(name: str, path: str, install: Install) -> list[tuple[str, str]]:
         )
         for unit in units
     ]
-    for alias in install.aliases:
-        if alias != name and alias != path.rpartition("/")[2]:
-            found.append((f"{ETC}/{alias}", target))
+    own = (name, path.rpartition("/")[2])
+    found.extend((f"{ETC}/{alias}", target) for alias in install.aliases if alias not in own)
     return found
 
 
@@ -77,7 +76,7 @@ def _enabled(files: UnitFiles, name: str) -> tuple[list[tuple[str, str]], tuple[
     links = _links(base, path, install)
     if not links and not install.also:
         raise SpecError(
-            f"units: {name!r} is a template; enable an instance of it, such as {with_instance(name, 'NAME')!r}"
+            f"units: {name!r} is a template; enable an instance, such as {with_instance(name, 'NAME')!r}"
         )
     return links, install.also
 

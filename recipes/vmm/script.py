@@ -1,0 +1,109 @@
+"""A QEMU machine as the words of a shell script, for ``templates/run-qemu.sh.j2``.
+
+The words come from :func:`.qemu.render`, so that what is launched is what is measured; only the places of
+files, the serial console and whether writes are kept are left to variables of the script.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..machine import Accelerator, QemuMachine
+from .qemu import PROGRAM, DriveFile, LaunchFiles, render
+
+_MARK = "\x00"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchScript:
+    """What the template needs; every text is quoted for the shell.
+
+    Attributes:
+        machine: the machine's name.
+        program: the QEMU program.
+        words: its command line; uses the variables ``code``, ``vars``, ``disk0`` and so on, ``tpm``,
+            ``snapshot`` and ``SERIAL`` of the script.
+        code: path of the code flash, relative to the script's folder; ``vars`` and ``disks`` likewise.
+        tpm: the machine has a TPM, so the script starts swtpm.
+        snapshot: whether writes to disks are thrown away by default.
+        qemu_version: the version whose ACPI tables were measured, or empty.
+    """
+
+    machine: str
+    program: str
+    words: tuple[str, ...]
+    code: str
+    vars: str
+    disks: tuple[str, ...]
+    tpm: bool
+    kvm: bool
+    snapshot: bool
+    qemu_version: str
+
+
+def launch_script(
+    machine: QemuMachine, *, code: str, vars_template: str, disks: Sequence[str], qemu_version: str = ""
+) -> LaunchScript:
+    """The launch script of ``machine``.
+
+    A TCG machine is there to be checked, and a check must not change the disk that is shipped; so it throws
+    writes away unless the user says otherwise.
+
+    Args:
+        code: path of the code flash, relative to the script's folder; the next two likewise.
+        vars_template: the variable store to start with.
+        disks: raw disks, one for each disk of the machine.
+        qemu_version: the version whose ACPI tables were measured.
+
+    Raises:
+        MeasureError: the disks do not fit the machine, or the machine cannot be written down.
+    """
+    files = LaunchFiles(
+        code=_variable("code"),
+        vars=_variable("vars"),
+        disks=tuple(
+            DriveFile(path=_variable(f"disk{number}") + ("" if disk.read_only else _variable("snapshot")))
+            for number, (disk, _) in enumerate(zip(machine.disks, disks, strict=False))
+        ),
+        tpm_socket=_variable("tpm") if machine.tpm is not None else None,
+        serial=_variable("SERIAL"),
+    )
+    words = render(machine, files)[1:]
+    return LaunchScript(
+        machine=machine.name,
+        program=PROGRAM,
+        words=_lines(tuple(_quote(word) for word in words)),
+        code=shlex.quote(code),
+        vars=shlex.quote(vars_template),
+        disks=tuple(shlex.quote(disk) for disk in disks),
+        tpm=machine.tpm is not None,
+        kvm=machine.accelerator is Accelerator.KVM,
+        snapshot=machine.accelerator is Accelerator.TCG,
+        qemu_version=qemu_version,
+    )
+
+
+def _variable(name: str) -> str:
+    return f"{_MARK}{name}{_MARK}"
+
+
+def _quote(word: str) -> str:
+    """The word for the shell; in double quotes where it has variables, or what a reader may take for one."""
+    if not re.search(f"[{_MARK}$`]", word):
+        return shlex.quote(word)
+    escaped = re.sub(r'([\\"$`])', r"\\\1", word)
+    return '"' + re.sub(f"{_MARK}([A-Za-z0-9]+){_MARK}", r"${\1}", escaped) + '"'
+
+
+def _lines(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Options with their value, so that the script shows one option a line."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("-") and " " not in lines[-1]:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return tuple(lines)

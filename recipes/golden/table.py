@@ -40,27 +40,25 @@ class _Paint:
 
 
 def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint) -> list[str]:
-    groups: dict[tuple[str, bytes, Established], list[int]] = {}
+    """A line for each value a register has on some machine, with the machines by how it was established."""
+    groups: dict[tuple[str, bytes], dict[Established, list[int]]] = {}
     for number, machine in enumerate(manifest.machines, 1):
         for row in machine.registers:
             if row.algorithm is algorithm:
-                groups.setdefault((row.register, row.value, row.established), []).append(number)
-    order = {name: place for place, name in enumerate(_names(manifest))}
-    width = max((len(name) for name in order), default=8)
-    head = f"  {'register':<{width}}  {algorithm.value:<{2 * algorithm.size}}  {'established':<11}  machines"
+                labels = groups.setdefault((row.register, row.value), {})
+                labels.setdefault(row.established, []).append(number)
+    width = max((len(register) for register, _ in groups), default=8)
+    head = f"  {'register':<{width}}  {algorithm.value:<{2 * algorithm.size}}  established on machines"
     lines = [paint(DIM, head)]
-    for (register, value, established), numbers in sorted(
-        groups.items(), key=lambda item: (order[item[0][0]], item[1])
-    ):
-        label = paint(COLOURS[established], f"{established.value:<11}")
-        machines = "all" if len(numbers) == len(manifest.machines) else ranges(numbers)
-        lines.append(f"  {register:<{width}}  {value.hex()}  {label}  {machines}")
+    for register, value in sorted(groups, key=lambda item: (natural(item[0]), min(groups[item].values()))):
+        labels = groups[register, value]
+        parts = [
+            paint(COLOURS[label], f"{label.value} {ranges(labels[label])}")
+            for label in Established
+            if label in labels
+        ]
+        lines.append(f"  {register:<{width}}  {value.hex()}  {', '.join(parts)}")
     return lines
-
-
-def _names(manifest: GoldenManifest) -> list[str]:
-    rows: Iterable[RegisterRow] = (row for machine in manifest.machines for row in machine.registers)
-    return sorted({row.register for row in rows}, key=natural)
 
 
 def natural(register: str) -> tuple[str, int, int]:
@@ -90,3 +88,13 @@ def _machines(manifest: GoldenManifest, paint: _Paint) -> list[str]:
         lines.append(f"  {number:>2}  {machine.name:<{width}}  {machine.launch}  ({machine.vmm})")
         lines += [paint(DIM, f"      {item.register}: {item.reason}") for item in machine.omitted]
     return lines
+
+
+def render_rows(rows: Iterable[RegisterRow]) -> str:
+    """Register rows as aligned lines, one a bank."""
+    ordered = sorted(rows, key=lambda row: (natural(row.register), row.algorithm.size))
+    width = max((len(row.register) for row in ordered), default=0)
+    return "\n".join(
+        f"{row.register:<{width}}  {row.algorithm.value:<6}  {row.established.value:<9}  {row.value.hex()}"
+        for row in ordered
+    )

@@ -33,13 +33,17 @@ class Patch:
 
     Attributes:
         chipset: ``q35`` or ``pc``.
-        memory: bytes of RAM they hold for; None where they do not depend on it.
+        memory: bytes of RAM they hold for; None where they do not depend on it, and likewise below.
+        vcpus: number of processors.
+        cpu: QEMU's processor model.
         words: offset in the volume and the bytes that stand there when it is measured.
     """
 
     chipset: str
     memory: int | None
     words: tuple[tuple[int, bytes], ...]
+    vcpus: int | None = None
+    cpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,12 @@ def apply(volume: bytes, patch: Patch | None, source: str) -> bytes:
 
 
 def _covers(patch: Patch, machine: QemuMachine) -> bool:
-    return patch.chipset == machine.chipset and patch.memory in (None, machine.memory)
+    return (
+        patch.chipset == machine.chipset
+        and patch.memory in (None, machine.memory)
+        and patch.vcpus in (None, machine.vcpus)
+        and patch.cpu in (None, machine.cpu)
+    )
 
 
 def boot_variables(

@@ -36,6 +36,8 @@ _CHOICES = {
     "on_failure": ("panic", "poweroff", "reboot", "shell"),
     "tpm": ("required", "if-present"),
 }
+_SCRIPTS = ("init", "unlock")
+_LIBRARY = re.compile(r"[a-z0-9-]+\.sh")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,15}")  # ext4 labels hold 16 bytes, device-mapper names more
 _MOUNTPOINT = re.compile(r"(/[a-z0-9][a-z0-9_-]*)+")
 
@@ -226,6 +228,9 @@ def _check(spec: InitramfsSpec, scripts: Mapping[str, bytes], phases: Mapping[st
     lacking = sorted({"init", "boot.sh", "unlock"} - set(scripts))
     if lacking:
         raise SpecError(f"initrd: the script {lacking[0]} is not there; restore it")
+    strange = [name for name in sorted(scripts) if name not in _SCRIPTS and not _LIBRARY.fullmatch(name)]
+    if strange:
+        raise SpecError(f"initrd: {strange[0]} is not init, unlock or a *.sh file; remove it")
     want = {f"{phase}.{bank}" for phase in PHASES for bank in spec.banks}
     if want != set(phases):
         odd = min(want ^ set(phases))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,16 +115,18 @@ def predict(
     from .boot_inputs import read_boot
     from .models import load_models
 
-    models = load_models()
     known = [item for path in captures for item in stored.load_captures(path.read_text(), path.name)]
+    digests = {item.code: hashlib.sha256(item.code.read_bytes()).digest() for item in files}
+    found = [stored.find(known, item.machine, code_sha256=digests[item.code]) for item in files]
+    words = [(item.machine, capture) for item, capture in zip(files, found, strict=True) if capture]
+    models = load_models(words)
     prepared: dict[tuple[Path, Path], tuple[PreparedBoot, FirmwareModel | None]] = {}
     machines = []
-    for item in files:
+    for item, capture in zip(files, found, strict=True):
         key = (item.code, item.variables)
         if key not in prepared:
             prepared[key] = read_boot(item.code, item.variables, raw_disk, models)
         boot, model = prepared[key]
-        capture = stored.find(known, item.machine)
         tables = AcpiTables(capture.table_loader, capture.rsdp, capture.tables) if capture else None
         prediction = replay_boot(item.machine, boot, tables)
         vmm = f"qemu {capture.qemu_version}" if capture else "qemu"

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 
-from ..measure.firmware import FirmwareModel
-from .digests import ROOT
+from ..machine import QemuMachine
+from ..measure.firmware import BootOption, FirmwareFile, FirmwareModel, Patch
+from ..measure.trace import Established
+from ..vmm.captures import AcpiCapture
+from ..vmm.models import FirmwareFacts, FirmwareOption, known_firmware
 
-MODELS = ROOT / "recipes" / "vmm" / "firmware.json"
+# The VMM that firmware's behaviour was established under. Spec: recipes/vmm/firmware.json, "established".
+VMM = "qemu-tcg"
 
 
-def load_models(path: Path = MODELS) -> tuple[FirmwareModel, ...]:
-    """Every known firmware build."""
-    raise NotImplementedError(path)
+def load_models(captures: Iterable[tuple[QemuMachine, AcpiCapture]] = ()) -> tuple[FirmwareModel, ...]:
+    """Every known firmware build.
+
+    Args:
+        captures: captured machines: some hold words that belong to no other machine.
+    """
+    found = tuple(captures)
+    return tuple(_model(facts, found) for facts in known_firmware())
+
+
+def _model(facts: FirmwareFacts, captures: tuple[tuple[QemuMachine, AcpiCapture], ...]) -> FirmwareModel:
+    known = [
+        Patch(chipset=item.chipset, memory=item.memory, vcpus=item.vcpus, cpu=item.cpu, words=item.words)
+        for item in facts.words
+    ]
+    captured = [
+        Patch(
+            chipset=machine.chipset,
+            memory=machine.memory,
+            vcpus=machine.vcpus,
+            cpu=machine.cpu,
+            words=capture.firmware_words,
+        )
+        for machine, capture in captures
+        if capture.code_sha256 == facts.code_sha256 and capture.firmware_words is not None
+    ]
+    return FirmwareModel(
+        name=facts.name,
+        code_sha256=facts.code_sha256,
+        crtm_version=facts.crtm_version,
+        secure_boot_variable=facts.secure_boot_variable,
+        measures_acpi=facts.measures_acpi,
+        measures_smbios=facts.measures_smbios,
+        boot_options=tuple(_option(option) for option in facts.boot_options),
+        patches=tuple(dict.fromkeys((*known, *captured))),
+        established=tuple((register, Established(label)) for register, label in facts.established_for(VMM)),
+    )
+
+
+def _option(option: FirmwareOption) -> BootOption:
+    application = None
+    if option.volume is not None and option.file is not None:
+        application = FirmwareFile(option.volume, option.file)
+    return BootOption(option.description, option.attributes, application)

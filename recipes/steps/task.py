@@ -74,12 +74,13 @@ class Step:
                 intact(self.products),
                 *self.uptodate,
             ],
-            "actions": [(guarded, [self._run])],
+            "actions": [(guarded, [self.run])],
             "clean": [(_clean, [self.products])],
             "verbosity": 2,
         }
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Builds the products under temporary names, then puts them and their sidecars in place."""
         started = time.monotonic()
         temporaries = [product.with_name(f".{product.name}.tmp") for product in self.products]
         try:

@@ -5,13 +5,12 @@ The only task that writes beside recipes; what it writes is committed.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..errors import ToolError
 from ..machine import Accelerator
 from ..schema import Image
-from .packages import APT_WORK, DEBIAN_ARCHITECTURES, PACKAGES, Progress, request
-from .task import OUT, Task, guarded, say, write_text
+from . import firmware, packages
+from .packages import APT_WORK, DEBIAN_ARCHITECTURES, request
+from .task import Task, guarded, say, write_text
 
 
 def task(image: Image) -> Task:
@@ -51,7 +50,24 @@ def update_lock(image: Image) -> None:
 
 
 def update_captures(image: Image) -> None:
-    """Captures the ACPI tables of every machine that runs here, and learns what firmware writes before PCR 0."""
+    """Captures the machines that run here: ACPI tables, and the words firmware writes before it is measured.
 
+    Raises:
+        ToolError: QEMU or swtpm is missing or fails.
+    """
+    from ..vmm.acpi_capture import capture_acpi
+    from ..vmm.bench import Flash
+    from ..vmm.captures import dump_captures
 
-_ = (Path, Accelerator, PACKAGES, Progress, OUT)
+    for step in (packages.step(image), *firmware.steps(image)[:1]):
+        step.run()
+    captures = []
+    for machine in image.machines:
+        if machine.accelerator is not Accelerator.TCG:
+            continue
+        code = firmware.code_path(image, machine.firmware)
+        flash = Flash(code, code.with_name(machine.firmware.vars))
+        captures.append(capture_acpi(machine, flash))
+        say(f"  {machine.name}: captured")
+    write_text(image.captures_path, dump_captures(captures))
+    say(f"{image.captures_path.name}: {len(captures)} machines")

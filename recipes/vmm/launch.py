@@ -24,6 +24,9 @@ PACKAGES = {PROGRAM: "qemu-system-x86", "swtpm": "swtpm"}
 """Debian packages that ship the programs."""
 
 DEFAULT_TIMEOUT = 20.0
+PATIENCE = 5.0
+"""Seconds a program is given to end when asked; then it is killed."""
+
 _MAX_SOCKET_PATH = 107
 _MAX_LINE = 1 << 20
 
@@ -117,7 +120,7 @@ class Program:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(5)
+                self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -145,6 +148,7 @@ class Program:
         """
         path = str(self.folder / name)
         if len(path.encode()) > _MAX_SOCKET_PATH:
+            self.end()
             raise ToolError(
                 self.argv, f"{path} is too long for a socket", advice="set TMPDIR to a shorter path"
             )
@@ -193,8 +197,9 @@ class Qemu(Program):
 
     def __init__(self, argv: Sequence[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__(argv, timeout=timeout)
-        self._listeners = {"qmp": self._listen("qmp")}
+        self._listeners: dict[str, socket.socket] = {}
         self._monitor: Lines | None = None
+        self._listeners["qmp"] = self._listen("qmp")
         self.argv += ["-qmp", f"unix:{self.socket_path('qmp')}"]
 
     def add_channel(self, name: str, option: str) -> None:
@@ -267,8 +272,9 @@ class Qemu(Program):
         super().end()
 
     def _listen(self, name: str) -> socket.socket:
+        path = self.socket_path(name)
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self.socket_path(name))
+        listener.bind(path)
         listener.listen(1)
         return listener
 

@@ -64,10 +64,7 @@ def launch_script(
     files = LaunchFiles(
         code=_variable("code"),
         vars=_variable("vars"),
-        disks=tuple(
-            DriveFile(path=_variable(f"disk{number}") + ("" if disk.read_only else _variable("snapshot")))
-            for number, (disk, _) in enumerate(zip(machine.disks, disks, strict=False))
-        ),
+        disks=tuple(_disk(machine, number) for number in range(len(disks))),
         tpm_socket=_variable("tpm") if machine.tpm is not None else None,
         serial=_variable("SERIAL"),
     )
@@ -84,6 +81,11 @@ def launch_script(
         snapshot=machine.accelerator is Accelerator.TCG,
         qemu_version=qemu_version,
     )
+
+
+def _disk(machine: QemuMachine, number: int) -> DriveFile:
+    keeps = number < len(machine.disks) and machine.disks[number].read_only
+    return DriveFile(path=_variable(f"disk{number}") + ("" if keeps else _variable("snapshot")))
 
 
 def _variable(name: str) -> str:

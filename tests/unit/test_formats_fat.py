@@ -19,7 +19,7 @@ from recipes.formats.fat_reader import FatFilesystem
 from recipes.formats.tree import BytesPayload, Payload
 from recipes.units import KIB, MIB
 
-FUZZ = settings(max_examples=25, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=12, deadline=None, derandomize=True)
 # The least that FAT32 takes with 512-byte clusters, rounded up.
 SIZE = 34 * MIB
 EPOCH = 1700000000
@@ -477,7 +477,7 @@ _PLACES = st.one_of(
 )
 
 
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=100)
 @given(st.lists(st.tuples(_PLACES, st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_fuzz(edits: list[tuple[int, bytes]]) -> None:
     file = overlay()

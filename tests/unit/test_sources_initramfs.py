@@ -244,6 +244,8 @@ def test_what_cannot_be_built(spec: InitramfsSpec, message: str) -> None:
 def test_a_script_or_a_phase_that_is_missing() -> None:
     with pytest.raises(SpecError, match=r"^initrd: the script unlock is not there; restore it$"):
         assemble(packages(), kernel(), SPEC, {"init": b"", "boot.sh": b""}, COMMANDS)
+    with pytest.raises(SpecError, match=r"^initrd: boot.sh~ is not init, unlock or a \*.sh file; remove it$"):
+        assemble(packages(), kernel(), SPEC, SCRIPTS | {"boot.sh~": b""}, COMMANDS)
     with pytest.raises(SpecError, match=r"^initramfs: phase command leave-initrd.sha512 is missing$"):
         assemble(packages(), kernel(), SPEC, SCRIPTS, dict(list(COMMANDS.items())[:-1]))
 

@@ -173,7 +173,7 @@ def test_bad_documents(text: str, message: str) -> None:
 
 
 def test_a_deeply_nested_document() -> None:
-    with pytest.raises(FormatError, match="^c: no JSON: "):
+    with pytest.raises(FormatError, match=r"^c: no JSON: "):
         load_captures("[" * 200_000, "c")
 
 

@@ -33,14 +33,15 @@ find_partition() {
     partition=
     seen=
     for disk in /sys/block/*; do
-        sectors=0
+        # Where nothing matches, the pattern itself is what the loop gets.
+        [ -e "$disk/size" ] || continue
         read -r sectors <"$disk/size"
         [ "$sectors" -gt 0 ] || continue
         seen="$seen ${disk##*/}"
         # A partition that the kernel has not listed yet gives no number below; the next look finds it.
         for number in $(partition_numbers "${disk##*/}" "$2"); do
             for entry in "$disk"/*/partition; do
-                found=
+                [ -e "$entry" ] || continue
                 read -r found <"$entry"
                 [ "$found" = "$number" ] || continue
                 node=${entry%/partition}

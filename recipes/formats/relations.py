@@ -14,7 +14,7 @@ _RELATION = re.compile(
     r"(?:\s*\(\s*(?P<operator><<|<=|=|>=|>>)\s*(?P<version>[^\s()]+)\s*\))?"
 )
 _VERSION = re.compile(
-    r"(?:(?P<epoch>[0-9]{1,10}):)?(?P<upstream>[0-9A-Za-z.+~:-]+?)(?:-(?P<revision>[0-9A-Za-z.+~]+))?"
+    r"(?:(?P<epoch>[0-9]{1,10}):)?(?P<upstream>[0-9A-Za-z.+~-]+?)(?:-(?P<revision>[0-9A-Za-z.+~]+))?"
 )
 
 

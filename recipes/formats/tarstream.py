@@ -388,5 +388,6 @@ def _check_end(archive: Archive, offset: int) -> None:
     while offset < archive.size:
         data = archive.read(offset, CHUNK)
         if not data or data != zeros[: len(data)]:
-            raise FormatError(archive.source, "bytes follow the end of the archive", offset=offset)
+            where = offset + len(data) - len(data.lstrip(b"\0"))
+            raise FormatError(archive.source, "bytes follow the end of the archive", offset=where)
         offset += len(data)

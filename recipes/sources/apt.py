@@ -328,7 +328,8 @@ class _Fetcher:
         ]
         names = ", ".join(f"{package.name} {package.version}" for package in gone)
         what = f"lock of {self.request.image}: {lock.suite} no longer has {names}"
-        return f"{what}; building with {', '.join(changes)}; run `doit update:{self.request.image}` to lock these"
+        taken = ", ".join(changes)
+        return f"{what}; building with {taken}; run `doit update:{self.request.image}` to lock these"
 
     def download(
         self, apt: AptGet, packages: Sequence[LockedPackage], listed: Mapping[Key, Paragraph]

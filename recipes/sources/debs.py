@@ -125,6 +125,8 @@ def _unpack_one(path: Path, spool_path: Path) -> _Unpacked | _Failure:
         package = deb.open_deb(path)
         about = package.control()
         name = about.paragraph.get("Package")
+        # From here on messages can say more than the digest that cached packages are named after.
+        package = replace(package, source=f"{name} {about.paragraph.get('Version')} ({path.name})")
         with spool_path.open("wb") as spool:
             entries = package.unpack(spool, spool_path, owner=name)
         source, source_version = control.source_of(about.paragraph)

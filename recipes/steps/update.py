@@ -5,12 +5,19 @@ The only task that writes beside recipes; what it writes is committed.
 
 from __future__ import annotations
 
-from ..errors import ToolError
-from ..machine import Accelerator
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import MeasureError, ToolError
+from ..machine import Accelerator, QemuMachine
 from ..schema import Image
 from . import firmware, packages
 from .packages import APT_WORK, DEBIAN_ARCHITECTURES, request
 from .task import Task, guarded, say, write_text
+
+if TYPE_CHECKING:
+    from ..vmm.captures import AcpiCapture
 
 
 def task(image: Image) -> Task:
@@ -50,24 +57,46 @@ def update_lock(image: Image) -> None:
 
 
 def update_captures(image: Image) -> None:
-    """Captures the machines that run here: ACPI tables, and the words firmware writes before it is measured.
+    """Captures every machine that runs here: ACPI tables, and what firmware writes before it is measured.
 
     Raises:
         ToolError: QEMU or swtpm is missing or fails.
+        MeasureError: nothing is known of a firmware build, not even where it puts things.
     """
-    from ..vmm.acpi_capture import capture_acpi
-    from ..vmm.bench import Flash
     from ..vmm.captures import dump_captures
 
     for step in (packages.step(image), *firmware.steps(image)[:1]):
         step.run()
+    machines = [machine for machine in image.machines if machine.accelerator is Accelerator.TCG]
     captures = []
-    for machine in image.machines:
-        if machine.accelerator is not Accelerator.TCG:
-            continue
-        code = firmware.code_path(image, machine.firmware)
-        flash = Flash(code, code.with_name(machine.firmware.vars))
-        captures.append(capture_acpi(machine, flash))
+    for machine in machines:
+        captures.append(_capture(image, machine))
         say(f"  {machine.name}: captured")
     write_text(image.captures_path, dump_captures(captures))
     say(f"{image.captures_path.name}: {len(captures)} machines")
+
+
+def _capture(image: Image, machine: QemuMachine) -> AcpiCapture:
+    """The capture of one machine; its firmware's words are learnt where the known ones do not cover it."""
+    from ..formats.ovmf import measured_volumes
+    from ..vmm.acpi_capture import capture_acpi
+    from ..vmm.bench import Flash
+    from ..vmm.firmware_learn import learn_patches
+    from ..vmm.models import find_firmware, known_firmware
+
+    code = firmware.code_path(image, machine.firmware)
+    flash = Flash(code, code.with_name(machine.firmware.vars))
+    data = code.read_bytes()
+    facts = find_firmware(known_firmware(), hashlib.sha256(data).digest())
+    if facts is None:
+        what = (
+            f"{code.name}: nothing is known of this firmware build; describe it in recipes/vmm/firmware.json"
+        )
+        raise MeasureError(what)
+    capture = capture_acpi(machine, flash, facts.layout)
+    if facts.words_for(machine) is not None:
+        return capture
+    peifv, *_ = measured_volumes(data, code.name)
+    (words,) = learn_patches(machine, flash, (peifv,))
+    say(f"  {machine.name}: learnt {len(words)} words of {facts.name}")
+    return replace(capture, firmware_words=words)

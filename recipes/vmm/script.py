@@ -28,7 +28,8 @@ class LaunchScript:
             ``snapshot`` and ``SERIAL`` of the script.
         code: path of the code flash, relative to the script's folder; ``vars`` and ``disks`` likewise.
         tpm: the machine has a TPM, so the script starts swtpm.
-        snapshot: whether writes to disks are thrown away by default.
+        writable: the machine has a disk it may write to.
+        snapshot: whether such writes are thrown away by default.
         qemu_version: the version whose ACPI tables were measured, or empty.
     """
 
@@ -40,6 +41,7 @@ class LaunchScript:
     disks: tuple[str, ...]
     tpm: bool
     kvm: bool
+    writable: bool
     snapshot: bool
     qemu_version: str
 
@@ -78,6 +80,7 @@ def launch_script(
         disks=tuple(shlex.quote(disk) for disk in disks),
         tpm=machine.tpm is not None,
         kvm=machine.accelerator is Accelerator.KVM,
+        writable=not all(disk.read_only for disk in machine.disks),
         snapshot=machine.accelerator is Accelerator.TCG,
         qemu_version=qemu_version,
     )

@@ -34,6 +34,7 @@ MACHINE = QemuMachine(
     smbios_strings=("a,b $HOME `x` \\ 'q' \"d\"",),
 )
 BARE = replace(MACHINE, tpm=None, disks=(), smbios_strings=(), accelerator=Accelerator.KVM)
+SEALED = replace(MACHINE, disks=(Disk(read_only=True),))
 
 QEMU = """#!{python}
 import os, signal, sys, time
@@ -49,7 +50,8 @@ sys.exit(int(os.environ.get("STATUS", "0")))
 """
 SWTPM = """#!{python}
 import os, socket, sys, time
-with open(os.path.join({folder!r}, "swtpm.argv"), "w") as out: out.write(str(os.getpid()) + "\\0" + "\\0".join(sys.argv))
+words = [str(os.getpid()), *sys.argv]
+with open(os.path.join({folder!r}, "swtpm.argv"), "w") as out: out.write("\\0".join(words))
 if os.environ.get("BROKEN"):
     print("swtpm: cannot do that"); sys.exit(1)
 path = [word for word in sys.argv if word.startswith("type=unixio,path=")][0][17:]
@@ -115,7 +117,7 @@ class Place:
         return (self.programs / "argv").read_text().split("\0")
 
 
-@pytest.mark.parametrize("machine", [MACHINE, BARE], ids=["full", "bare"])
+@pytest.mark.parametrize("machine", [MACHINE, BARE, SEALED], ids=["full", "bare", "sealed"])
 @pytest.mark.parametrize("version", ["7.2.22", ""])
 def test_shellcheck_finds_nothing(machine: QemuMachine, version: str, tmp_path: Path) -> None:
     script = tmp_path / "run.sh"

@@ -43,6 +43,11 @@ def unpack(path: Path, limit: int = 1 << 20) -> list[tuple[str, Node]]:
         return deb.open_deb(path).unpack(spool, spool_path, owner="hello", limit=limit)
 
 
+def read_all(path: Path) -> list[tuple[str, Node]]:
+    deb.read_control(path)
+    return unpack(path)
+
+
 @pytest.mark.parametrize("ending", COMPRESSORS)
 def test_every_compression(tmp_path: Path, ending: str) -> None:
     path = tmp_path / "x.deb"
@@ -92,7 +97,7 @@ EXPECTED = "expected debian-binary, control.tar and data.tar"
             package(b"3.0\n"),
             "x.deb: offset 0x44: debian-binary is b'3.0\\n', expected `2.0`, in the first member; another package format",
         ),
-        (package(ending=".lzma"), "x.deb: offset 0x2900: data.tar.lzma has a compression that is not known"),
+        (package(ending=".lzma"), "x.deb: offset 0x28c0: data.tar.lzma has a compression that is not known"),
         (
             package(control_=b""),
             "x.deb: control.tar: offset 0x0: ends without an end-of-archive block (0 bytes are left); truncated",
@@ -159,8 +164,7 @@ def test_bad_packages(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "x.deb"
     path.write_bytes(data)
     with pytest.raises(FormatError) as caught:
-        deb.read_control(path)
-        unpack(path)
+        read_all(path)
     assert str(caught.value) == message
 
 
@@ -174,7 +178,7 @@ def test_bombs_stop_early(tmp_path: Path, ending: str) -> None:
         str(caught.value)
         == f"x.deb: data.tar{ending}: unpacks to more than 1 MiB; damaged, or made to fill the disk"
     )
-    assert path.with_suffix(".spool").stat().st_size <= 1 << 20
+    assert path.with_suffix(".spool").stat().st_size <= len(b"earlier") + (1 << 20)
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2", ".zst"])
@@ -193,14 +197,14 @@ def test_streams_in_any_pieces(ending: str, step: int) -> None:
 def test_every_truncation_is_noticed(ending: str) -> None:
     data = COMPRESSORS[ending](b"some content that is not empty")
     for length in range(len(data)):
-        with pytest.raises(FormatError, match="the .* stream is truncated; fetch the file again"):
+        with pytest.raises(FormatError, match=r"the .* stream is truncated; fetch the file again"):
             list(decompress([data[:length]], Compression(ending), source="s", limit=1 << 20))
 
 
 def test_greedy_decoders_are_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}]
     data = lzma.compress(b"x", filters=filters)
-    with pytest.raises(FormatError, match="bad xz data .memory usage limit exceeded"):
+    with pytest.raises(FormatError, match=r"bad xz data .memory usage limit exceeded"):
         list(decompress([data], Compression.XZ, source="s", limit=10))
     # A frame header whose window descriptor asks for 1 GiB (RFC 8878, 3.1.1.1.2: exponent 20).
     data = b"\x28\xb5\x2f\xfd\x00" + bytes([20 << 3]) + b"\x01\x00\x00"

@@ -43,18 +43,20 @@ def test_every_type() -> None:
             entry("./run", type_=tarfile.FIFOTYPE, mode=0o600),
         )
     )
-    common = {"mtime": MTIME, "source": "pkg"}
-    assert [(path, node) for path, node in found if node.type is not NodeType.FILE] == [
-        ("", Node(type=NodeType.DIRECTORY, mode=0o755, **common)),
-        ("usr", Node(type=NodeType.DIRECTORY, mode=0o1777, **common)),
-        ("usr/s", Node(type=NodeType.SYMLINK, mode=0o777, target="../x/./y", **common)),
-        ("usr/h", Node(type=NodeType.HARDLINK, mode=0o644, target="usr/a", **common)),
-        ("dev/null", Node(type=NodeType.CHARACTER, mode=0o666, device=(1, 3), **common)),
-        ("dev/sda", Node(type=NodeType.BLOCK, mode=0o660, gid=6, device=(8, 0x12345), **common)),
-        ("run", Node(type=NodeType.FIFO, mode=0o600, **common)),
+    def node(type_: NodeType, mode: int, *, gid: int = 0, target: str = "", device: tuple[int, int] = (0, 0)) -> Node:
+        return Node(type=type_, mode=mode, gid=gid, mtime=MTIME, target=target, device=device, source="pkg")
+
+    assert [item for item in found if item[1].type is not NodeType.FILE] == [
+        ("", node(NodeType.DIRECTORY, 0o755)),
+        ("usr", node(NodeType.DIRECTORY, 0o1777)),
+        ("usr/s", node(NodeType.SYMLINK, 0o777, target="../x/./y")),
+        ("usr/h", node(NodeType.HARDLINK, 0o644, target="usr/a")),
+        ("dev/null", node(NodeType.CHARACTER, 0o666, device=(1, 3))),
+        ("dev/sda", node(NodeType.BLOCK, 0o660, gid=6, device=(8, 0x12345))),
+        ("run", node(NodeType.FIFO, 0o600)),
     ]
-    path, node = found[2]
-    assert (path, node.mode, node.read()) == ("usr/a", 0o4755, b"content" * 100)
+    path, file = found[2]
+    assert (path, file.mode, file.read()) == ("usr/a", 0o4755, b"content" * 100)
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -111,6 +113,7 @@ def patched(offset: int, patch: bytes, what: Entry | None = None) -> bytes:
 
 
 GOOD = tar(entry("name", b"0123"))
+CHECKSUM = tarfile.TarInfo.frombuf(GOOD[:512], "utf-8", "strict").chksum
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ GOOD = tar(entry("name", b"0123"))
         (GOOD[:2048] + b"x", "t.tar: offset 0x800: bytes follow the end of the archive"),
         (
             b"m" + GOOD[1:],
-            "t.tar: offset 0x0: header checksum is 4352, computed 4351; damaged, or trailing bytes",
+            f"t.tar: offset 0x0: header checksum is {CHECKSUM}, computed {CHECKSUM - 1}; damaged, or trailing bytes",
         ),
         (
             patched(257, bytes(8)),
@@ -193,13 +196,11 @@ def test_bad_archives(data: bytes, message: str) -> None:
         (b"2 a=b\n", "bad PAX record b'2 a=b\\n', expected `LENGTH KEYWORD=VALUE`"),
         (b"5 ab\n", "bad PAX record b'5 ab\\n', expected `LENGTH KEYWORD=VALUE`"),
         (b"5 =b\n", "bad PAX record b'5 =b\\n', expected `LENGTH KEYWORD=VALUE`"),
-        (b"20 GNU.sparse.major=1\n"[:20] + b"\n", "PAX keyword GNU.sparse.majo is not supported"),
+        (b"22 GNU.sparse.major=1\n", "PAX keyword GNU.sparse.major is not supported"),
         (b"23 SCHILY.acl.access=x\n", "PAX keyword SCHILY.acl.access is not supported"),
     ],
 )
 def test_bad_pax_records(records: bytes, message: str) -> None:
-    if message.startswith("PAX keyword GNU"):
-        records, message = b"22 GNU.sparse.major=1\n", "PAX keyword GNU.sparse.major is not supported"
     info, _ = entry("PaxHeader", type_=tarfile.XHDTYPE)
     info.size = len(records)
     data = info.tobuf(tarfile.USTAR_FORMAT) + records.ljust(512, b"\0") + GOOD

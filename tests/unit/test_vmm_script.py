@@ -43,7 +43,7 @@ def test_words_are_quoted_and_paths_are_variables() -> None:
     )
     assert (script.code, script.vars) == ("firmware/CODE.fd", "firmware/VARS.fd")
     assert script.disks == ("disk.raw", "'a b.raw'")
-    assert (script.tpm, script.kvm, script.snapshot) == (True, False, True)
+    assert (script.tpm, script.kvm, script.writable, script.snapshot) == (True, False, True, True)
 
 
 def test_kvm_machines_keep_what_the_guest_writes() -> None:

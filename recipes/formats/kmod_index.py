@@ -194,7 +194,7 @@ def read_index(data: bytes, source: str = "kmod index") -> tuple[Entry, ...]:
     while pending:
         where, key, named_at = pending.pop()
         at = where & OFFSET_MASK
-        if at < 12 or at >= len(data):
+        if at < 12 or at > len(data):  # the root of an index without keys has no bytes
             raise reader.fail(f"node at {at:#x} is outside the {len(data)} bytes of the index", named_at)
         if at in seen:
             raise reader.fail(f"node at {at:#x} is reached twice; an index is a tree", named_at)

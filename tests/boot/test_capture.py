@@ -10,12 +10,15 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import shlex
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 from recipes.errors import MeasureError
@@ -29,7 +32,8 @@ from recipes.vmm.launch import Qemu, qemu_version
 from recipes.vmm.models import FirmwareFacts, known_firmware
 from recipes.vmm.qemu_parse import parse
 from recipes.vmm.qtest import QTest
-from tests.support import VECTORS, require_tool
+from recipes.vmm.script import launch_script
+from tests.support import ROOT, VECTORS, require_tool
 
 pytestmark = pytest.mark.boot
 
@@ -212,12 +216,34 @@ def test_words_of_two_processors_are_in_the_log_that_the_firmware_wrote(tmp_path
         assert any(digest in part for part in memory)
 
 
-def test_a_rendered_machine_starts_its_firmware(tmp_path: Path) -> None:
-    files, _ = flash(tmp_path, MACHINE)
-    console = tmp_path / "console"
-    with bench(MACHINE, files, serial=f"file:{console}") as qemu:
+def test_the_launch_script_starts_the_firmware(tmp_path: Path) -> None:
+    flash(tmp_path, MACHINE)
+    (tmp_path / "disk.raw").write_bytes(bytes(1 << 20))
+    template = jinja2.Template((ROOT / "templates" / "run-qemu.sh.j2").read_text(encoding="utf-8"))
+    words = launch_script(
+        MACHINE, code=MACHINE.firmware.code, vars_template=MACHINE.firmware.vars, disks=("disk.raw",)
+    )
+    script, console = tmp_path / "run.sh", tmp_path / "console"
+    script.write_text(template.render(script=words, image="test"), encoding="utf-8")
+    variables = {"SERIAL": f"file:{console}", "STATE": str(tmp_path / "state")}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["sh", str(script)],
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
         limit = time.monotonic() + 90
         while b"BdsDxe" not in (console.read_bytes() if console.exists() else b""):
-            assert qemu.running, qemu.output()
+            assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < limit
             time.sleep(0.2)
+    finally:
+        process.terminate()
+        assert process.wait(20) == 143
+    # The firmware wrote its variables into the private store, and the TPM kept its state beside it.
+    store = (tmp_path / "state" / "vars.fd").read_bytes()
+    assert store != (tmp_path / MACHINE.firmware.vars).read_bytes()
+    assert list((tmp_path / "state" / "tpm").iterdir())

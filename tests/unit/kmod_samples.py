@@ -83,14 +83,14 @@ BUILTIN = "kernel/fs/ext4/ext4.ko\nkernel/drivers/virtio/virtio-pci.ko\n"
 BUILTIN_MODINFO = (
     b"ext4.alias=fs-ext4\0ext4.alias=ext-3\0ext4.license=GPL\0virtio_pci.alias=pci:v00001AF4d*\0"
 )
-ORDER = [
+ORDER = (
     "kernel/fs/delta.ko",
     "kernel/lib/beta.ko",
     "kernel/drivers/gamma.ko",
     "kernel/crypto/sum-generic.ko",
     "kernel/lib/alpha-lib.ko",
     "kernel/fs/epsilon.ko",
-]
+)
 
 
 def sample_tree(modules: dict[str, bytes] | None = None) -> FileTree:

@@ -81,10 +81,10 @@ def test_bad_paragraphs(data: bytes, message: str) -> None:
 
 
 def test_stanzas_across_read_boundaries() -> None:
-    texts = [f"Package: p{index}\nFiller: {'x' * (index % 701)}\n" for index in range(8000)]
+    texts = [f"Package: p{index}\nFiller: {'x' * (index % 701)}\n" for index in range(4000)]
     data = "\n".join(texts).encode()
     found = list(control.stanzas(io.BytesIO(data), "Packages"))
-    assert [control.package_name(stanza) for _, stanza in found] == [f"p{index}" for index in range(8000)]
+    assert [control.package_name(stanza) for _, stanza in found] == [f"p{index}" for index in range(4000)]
     assert all(data[offset:].startswith(stanza) for offset, stanza in found)
 
 
@@ -118,12 +118,10 @@ def test_bad_source() -> None:
 
 
 NAMES = st.from_regex(r"[A-Z][A-Za-z0-9-]{0,8}", fullmatch=True)
-LINES = st.text(
-    st.characters(min_codepoint=0x20, exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), max_size=20
-)
+LINES = st.text("aZ0:#-.,éß", max_size=12)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.dictionaries(
         NAMES.map(str.upper), st.tuples(LINES, st.lists(LINES.filter(bool), max_size=3)), min_size=1
@@ -134,7 +132,7 @@ def test_round_trip(values: dict[str, tuple[str, list[str]]]) -> None:
     assert control.parse(Paragraph(fields).render().encode(), "c") == Paragraph(fields)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.one_of(st.binary(max_size=60), st.tuples(st.integers(0, len(TEXT)), st.binary(max_size=6))))
 def test_random_bytes_never_escape(change: bytes | tuple[int, bytes]) -> None:
     data = change if isinstance(change, bytes) else TEXT[: change[0]] + change[1] + TEXT[change[0] :]

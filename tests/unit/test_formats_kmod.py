@@ -181,7 +181,7 @@ def test_module_mutations(at: int, new: bytes) -> None:
 def test_closure() -> None:
     directory = ModuleDirectory(sample_tree(), RELEASE)
     names = [path.rpartition("/")[2] for path in directory.closure(["delta", "virtio_pci", "alpha_lib"])]
-    assert names == ["beta.ko", "sum-generic.ko", "alpha-lib.ko", "gamma.ko", "delta.ko"]
+    assert names == ["beta.ko", "alpha-lib.ko", "sum-generic.ko", "gamma.ko", "delta.ko"]
     assert directory.closure(["alpha-lib"]) == (f"{ROOT}/kernel/lib/alpha-lib.ko",)
     assert directory.closure(["ext4"]) == ()
     assert directory.closure([]) == ()
@@ -210,7 +210,7 @@ def test_unknown_names() -> None:
     with pytest.raises(SpecError) as caught:
         directory.closure(["gama", "qqq", "beta"])
     assert str(caught.value) == (
-        "modules: 6.1.0-test has no module 'gama'; did you mean gamma, alpha_lib?\n"
+        "modules: 6.1.0-test has no module 'gama'; did you mean gamma?\n"
         "modules: 6.1.0-test has no module 'qqq'; `modinfo` names the modules of a kernel"
     )
     with pytest.raises(SpecError, match="no kernel modules here; the tree has these releases: 6"):

@@ -125,13 +125,13 @@ def write_place(tree: FileTree, locale: str, timezone: str) -> None:
 
 
 def write_machine_id(tree: FileTree) -> None:
-    """An empty /etc/machine-id that nobody can write.
+    """An empty /etc/machine-id that nobody can write, unless the tree has one.
 
     Empty, and not missing or ``uninitialized``, means: make an identity for this boot in /run, and do not
     treat the boot as the first one (machine-id(5), "First Boot Semantics"). The image is the same for
     everyone, so it cannot hold an identity; /etc is read-only, so none can be kept.
     """
-    tree.add_file("etc/machine-id", b"", 0o444)
+    _add(tree, "etc/machine-id", "", 0o444)
 
 
 def extend_os_release(tree: FileTree, fields: Sequence[tuple[str, str]]) -> None:

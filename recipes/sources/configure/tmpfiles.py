@@ -20,7 +20,7 @@ DIRECTORIES = ("etc/tmpfiles.d", "usr/local/lib/tmpfiles.d", "usr/lib/tmpfiles.d
 SKELETON = "usr/lib/tmpfiles.d/goldsmith-var.conf"
 _AT_RUN_TIME = ("dev", "proc", "run", "sys", "tmp", "var")  # file systems of their own once the system runs
 # The package database describes the image; on a /var of the running system it would be stale after an update.
-_ONLY_IN_IMAGE = ("var/lib/dpkg", "var/lib/pam", "var/cache")
+_ONLY_IN_IMAGE = ("var/lib/dpkg/", "var/lib/pam/", "var/lib/apt/", "var/cache/apt/", "var/cache/debconf/")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_var_skeleton(tree: FileTree) -> None:
         "# What the packages of this image ship below /var, for a file system that is empty at first boot."
     ]
     for path, node in tree.sorted():
-        if not path.startswith("var/") or path in known or path.startswith(_ONLY_IN_IMAGE):
+        if not path.startswith("var/") or path in known or f"{path}/".startswith(_ONLY_IN_IMAGE):
             continue
         name = shlex.quote(f"/{path}").replace("%", "%%")
         if node.type is NodeType.DIRECTORY:

@@ -67,9 +67,9 @@ def enable(tree: FileTree, names: Iterable[str], files: UnitFiles | None = None)
 
 def _enabled(files: UnitFiles, name: str) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """The links of one unit, and what else is to be enabled with it."""
-    base, path = files.real(name)
-    if files.is_masked(name) or files.is_masked(base):
+    if files.is_masked(name) or files.is_masked(template_of(name)):
         raise SpecError(f"units: {name!r} is masked and cannot be enabled; choose one")
+    base, path = files.real(name)
     install = files.install(name)
     if not install:
         raise SpecError(f"units: {name!r} has no [Install] section; it starts when another unit wants it")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from ..document import Fields, read_document
 from ..errors import FormatError
 from ..measure.trace import Established, HashAlgorithm, Step, Trace
 from .manifest import (
@@ -20,7 +20,6 @@ from .manifest import (
     RegisterRow,
 )
 
-MAX_TEXT = 64 << 20
 E = TypeVar("E", bound=Enum)
 
 
@@ -30,167 +29,106 @@ def load(text: str, source: str) -> GoldenManifest:
     Raises:
         FormatError: not JSON, another schema version, a key missing, unknown or of the wrong type.
     """
-    if len(text) > MAX_TEXT:
-        raise FormatError(source, f"{len(text)} characters are too many for a golden manifest")
+    document = read_document(text, source, SCHEMA_VERSION)
+    manifest = GoldenManifest(
+        image=document.text("image"),
+        version=document.text("version"),
+        artefacts=tuple(_artefact(fields) for fields in document.objects("artefacts")),
+        unmeasured=_texts(document, "unmeasured"),
+        machines=tuple(_machine(fields) for fields in document.objects("machines")),
+    )
+    document.finish()
+    return manifest
+
+
+def _artefact(fields: Fields) -> Artefact:
+    artefact = Artefact(
+        name=fields.text("name"), size=fields.number("size"), sha256=fields.hexadecimal("sha256", 32).hex()
+    )
+    fields.finish()
+    return artefact
+
+
+def _machine(fields: Fields) -> GoldenMachine:
+    machine = GoldenMachine(
+        name=fields.text("name"),
+        vmm=fields.text("vmm"),
+        identity=json.dumps(fields.fields("identity").values, sort_keys=True, separators=(",", ":")),
+        launch=fields.text("launch"),
+        registers=tuple(_row(item) for item in fields.objects("registers")),
+        policies=tuple(_policy(item) for item in fields.objects("policies")),
+        omitted=tuple(_omitted(item) for item in fields.objects("omitted")),
+        traces=tuple(_trace(item) for item in fields.objects("traces")),
+    )
+    fields.finish()
+    return machine
+
+
+def _row(fields: Fields) -> RegisterRow:
+    algorithm = _choice(fields, "algorithm", HashAlgorithm)
+    row = RegisterRow(
+        register=fields.text("register"),
+        algorithm=algorithm,
+        value=fields.hexadecimal("value", algorithm.size),
+        established=_choice(fields, "established", Established),
+    )
+    fields.finish()
+    return row
+
+
+def _policy(fields: Fields) -> RegisterPolicy:
+    policy = RegisterPolicy(
+        register=fields.text("register"),
+        policy=_choice(fields, "policy", Policy),
+        covers=fields.text("covers"),
+    )
+    fields.finish()
+    return policy
+
+
+def _omitted(fields: Fields) -> Omitted:
+    omitted = Omitted(register=fields.text("register"), reason=fields.text("reason"))
+    fields.finish()
+    return omitted
+
+
+def _trace(fields: Fields) -> Trace:
+    register = fields.text("register")
+    trace = Trace(register, tuple(_step(item, register) for item in fields.objects("steps")))
+    fields.finish()
+    return trace
+
+
+def _step(fields: Fields, register: str) -> Step:
+    digests = fields.fields("digests")
+    banks = [algorithm for algorithm in HashAlgorithm if algorithm.value in digests.values]
+    step = Step(
+        register=register.partition(":")[0],
+        operation=fields.text("operation"),
+        description=fields.text("description"),
+        source=fields.text("source"),
+        size=fields.number("size"),
+        digests={algorithm: digests.hexadecimal(algorithm.value, algorithm.size) for algorithm in banks},
+        spec=fields.text("spec"),
+        address=fields.number("address") if "address" in fields.values else None,
+        count=fields.number("count") if "count" in fields.values else 1,
+    )
+    digests.finish()
+    fields.finish()
+    return step
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    items = fields.items(key)
+    if not all(isinstance(item, str) for item in items):
+        raise FormatError(fields.source, f"{key!r} holds something that is no string")
+    return tuple(str(item) for item in items)
+
+
+def _choice(fields: Fields, key: str, kind: type[E]) -> E:
+    value = fields.text(key)
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(source, f"not JSON: {error}") from None
-    return _Reader(source).manifest(value)
-
-
-class _Reader:
-    """Strict JSON to dataclasses; every complaint names the path of the value."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def manifest(self, value: object) -> GoldenManifest:
-        keys = ("schema", "image", "version", "artefacts", "unmeasured", "machines")
-        top = self.keys(value, "golden", keys)
-        if top["schema"] != SCHEMA_VERSION:
-            raise self.error(
-                "schema", f"{top['schema']!r} is not the schema this program knows ({SCHEMA_VERSION})"
-            )
-        return GoldenManifest(
-            image=self.text(top["image"], "image"),
-            version=self.text(top["version"], "version"),
-            artefacts=tuple(
-                self.artefact(item, f"artefacts[{index}]")
-                for index, item in enumerate(self.items(top["artefacts"], "artefacts"))
-            ),
-            unmeasured=tuple(
-                self.text(item, "unmeasured") for item in self.items(top["unmeasured"], "unmeasured")
-            ),
-            machines=tuple(
-                self.machine(item, f"machines[{index}]")
-                for index, item in enumerate(self.items(top["machines"], "machines"))
-            ),
-        )
-
-    def artefact(self, value: object, where: str) -> Artefact:
-        item = self.keys(value, where, ("name", "size", "sha256"))
-        digest = self.hex(item["sha256"], f"{where}.sha256", 32).hex()
-        size = self.number(item["size"], f"{where}.size")
-        return Artefact(name=self.text(item["name"], f"{where}.name"), size=size, sha256=digest)
-
-    def machine(self, value: object, where: str) -> GoldenMachine:
-        keys = ("name", "vmm", "identity", "launch", "registers", "policies", "omitted", "traces")
-        item = self.keys(value, where, keys)
-        if not isinstance(item["identity"], dict):
-            raise self.error(f"{where}.identity", "expected an object")
-        rows = enumerate(self.items(item["registers"], f"{where}.registers"))
-        traces = enumerate(self.items(item["traces"], f"{where}.traces"))
-        return GoldenMachine(
-            name=self.text(item["name"], f"{where}.name"),
-            vmm=self.text(item["vmm"], f"{where}.vmm"),
-            identity=json.dumps(item["identity"], sort_keys=True, separators=(",", ":")),
-            launch=self.text(item["launch"], f"{where}.launch"),
-            registers=tuple(self.row(row, f"{where}.registers[{index}]") for index, row in rows),
-            policies=tuple(
-                self.policy(entry, f"{where}.policies") for entry in self.items(item["policies"], where)
-            ),
-            omitted=tuple(
-                self.omitted(entry, f"{where}.omitted") for entry in self.items(item["omitted"], where)
-            ),
-            traces=tuple(self.trace(trace, f"{where}.traces[{index}]") for index, trace in traces),
-        )
-
-    def row(self, value: object, where: str) -> RegisterRow:
-        item = self.keys(value, where, ("register", "algorithm", "value", "established"))
-        algorithm = self.choice(item["algorithm"], HashAlgorithm, f"{where}.algorithm")
-        return RegisterRow(
-            register=self.text(item["register"], f"{where}.register"),
-            algorithm=algorithm,
-            value=self.hex(item["value"], f"{where}.value", algorithm.size),
-            established=self.choice(item["established"], Established, f"{where}.established"),
-        )
-
-    def policy(self, value: object, where: str) -> RegisterPolicy:
-        item = self.keys(value, where, ("register", "policy", "covers"))
-        return RegisterPolicy(
-            register=self.text(item["register"], where),
-            policy=self.choice(item["policy"], Policy, where),
-            covers=self.text(item["covers"], where),
-        )
-
-    def omitted(self, value: object, where: str) -> Omitted:
-        item = self.keys(value, where, ("register", "reason"))
-        return Omitted(register=self.text(item["register"], where), reason=self.text(item["reason"], where))
-
-    def trace(self, value: object, where: str) -> Trace:
-        item = self.keys(value, where, ("register", "steps"))
-        register = self.text(item["register"], f"{where}.register")
-        steps = enumerate(self.items(item["steps"], f"{where}.steps"))
-        return Trace(
-            register, tuple(self.step(step, register, f"{where}.steps[{index}]") for index, step in steps)
-        )
-
-    def step(self, value: object, register: str, where: str) -> Step:
-        keys = ("operation", "description", "source", "size", "digests", "spec")
-        item = self.keys(value, where, keys, optional=("address", "count"))
-        digests = item["digests"]
-        if not isinstance(digests, Mapping):
-            raise self.error(f"{where}.digests", "expected an object")
-        parsed = {}
-        for name, digest in digests.items():
-            algorithm = self.choice(name, HashAlgorithm, f"{where}.digests")
-            parsed[algorithm] = self.hex(digest, f"{where}.digests.{name}", algorithm.size)
-        return Step(
-            register=register,
-            operation=self.text(item["operation"], f"{where}.operation"),
-            description=self.text(item["description"], f"{where}.description"),
-            source=self.text(item["source"], f"{where}.source"),
-            size=self.number(item["size"], f"{where}.size"),
-            digests=parsed,
-            spec=self.text(item["spec"], f"{where}.spec"),
-            address=self.number(item["address"], f"{where}.address") if "address" in item else None,
-            count=self.number(item.get("count", 1), f"{where}.count"),
-        )
-
-    def keys(
-        self, value: object, where: str, keys: Sequence[str], optional: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self.error(where, "expected an object")
-        for key in value:
-            if key not in keys and key not in optional:
-                raise self.error(where, f"unknown key {key!r}")
-        for key in keys:
-            if key not in value:
-                raise self.error(where, f"key {key!r} is missing")
-        return value
-
-    def items(self, value: object, where: str) -> Iterable[Any]:
-        if not isinstance(value, list):
-            raise self.error(where, "expected a list")
-        return value
-
-    def text(self, value: object, where: str) -> str:
-        if not isinstance(value, str):
-            raise self.error(where, "expected text")
-        return value
-
-    def number(self, value: object, where: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.error(where, "expected a whole number")
-        return value
-
-    def hex(self, value: object, where: str, size: int) -> bytes:
-        try:
-            data = bytes.fromhex(self.text(value, where))
-        except ValueError:
-            raise self.error(where, "expected hexadecimal digits") from None
-        if len(data) != size:
-            raise self.error(where, f"expected {size} bytes, found {len(data)}")
-        return data
-
-    def choice(self, value: object, kind: type[E], where: str) -> E:
-        try:
-            return kind(value)
-        except ValueError:
-            known = ", ".join(str(item.value) for item in kind)
-            raise self.error(where, f"{value!r} is not one of {known}") from None
-
-    def error(self, where: str, what: str) -> FormatError:
-        return FormatError(self.source, f"{where}: {what}")
+        return kind(value)
+    except ValueError:
+        known = ", ".join(str(item.value) for item in kind)
+        raise FormatError(fields.source, f"{key!r} is {value!r}; use one of {known}") from None

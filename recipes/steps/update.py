@@ -6,7 +6,6 @@ The only task that writes beside recipes; what it writes is committed.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import MeasureError, ToolError
@@ -59,9 +58,10 @@ def update_lock(image: Image) -> None:
 def update_captures(image: Image) -> None:
     """Captures every machine that runs here: ACPI tables, and what firmware writes before it is measured.
 
+    A machine whose firmware build is not known is left out, and so are its PCR 0 and 1.
+
     Raises:
         ToolError: QEMU or swtpm is missing or fails.
-        MeasureError: nothing is known of a firmware build, not even where it puts things.
     """
     from ..vmm.captures import dump_captures
 
@@ -70,33 +70,26 @@ def update_captures(image: Image) -> None:
     machines = [machine for machine in image.machines if machine.accelerator is Accelerator.TCG]
     captures = []
     for machine in machines:
-        captures.append(_capture(image, machine))
-        say(f"  {machine.name}: captured")
+        try:
+            captures.append(_capture(image, machine))
+            say(f"  {machine.name}: captured")
+        except MeasureError as error:
+            say(f"  {machine.name}: not captured: {error}")
     write_text(image.captures_path, dump_captures(captures))
     say(f"{image.captures_path.name}: {len(captures)} machines")
 
 
 def _capture(image: Image, machine: QemuMachine) -> AcpiCapture:
-    """The capture of one machine; its firmware's words are learnt where the known ones do not cover it."""
-    from ..formats.ovmf import measured_volumes
-    from ..vmm.acpi_capture import capture_acpi
+    """The capture of one machine, from the firmware that the lock names."""
     from ..vmm.bench import Flash
-    from ..vmm.firmware_learn import learn_patches
+    from ..vmm.firmware_learn import capture_machine
     from ..vmm.models import find_firmware, known_firmware
 
     code = firmware.code_path(image, machine.firmware)
-    flash = Flash(code, code.with_name(machine.firmware.vars))
-    data = code.read_bytes()
-    facts = find_firmware(known_firmware(), hashlib.sha256(data).digest())
+    facts = find_firmware(known_firmware(), hashlib.sha256(code.read_bytes()).digest())
     if facts is None:
         what = (
             f"{code.name}: nothing is known of this firmware build; describe it in recipes/vmm/firmware.json"
         )
         raise MeasureError(what)
-    capture = capture_acpi(machine, flash, facts.layout)
-    if facts.words_for(machine) is not None:
-        return capture
-    peifv, *_ = measured_volumes(data, code.name)
-    (words,) = learn_patches(machine, flash, (peifv,))
-    say(f"  {machine.name}: learnt {len(words)} words of {facts.name}")
-    return replace(capture, firmware_words=words)
+    return capture_machine(machine, Flash(code, code.with_name(machine.firmware.vars)), facts)

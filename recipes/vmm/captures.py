@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..document import Fields, read_document
 from ..errors import FormatError, MeasureError
 from ..machine import QemuMachine
-from .document import Fields, dump_words, read_document, read_words
+from .words import dump_words, read_words
 
 SCHEMA = 1
 MAX_BLOB = 16 << 20

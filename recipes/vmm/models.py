@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..document import Fields, read_document
 from ..errors import FormatError
 from ..machine import QemuMachine
 from .aperture import AddressLayout
-from .document import Fields, read_document, read_words
+from .words import read_words
 
 SCHEMA = 1
 LABELS = frozenset(["booted", "oracle", "learnt", "spec-only"])

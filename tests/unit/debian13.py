@@ -36,8 +36,9 @@ def unit_tree() -> FileTree:
             bodies[current] += line.strip() + "\n"
     for name, body in bodies.items():
         tree.add_file(f"{UNITS}/{name}", body.encode())
-    tree.add_file(f"{UNITS}/multi-user.target", b"[Unit]\n")
-    tree.add_file(f"{UNITS}/graphical.target", b"[Unit]\n")
+    pointed = {node.target for node in tree.nodes.values() if node.target and "/" not in node.target}
+    for name in sorted({"multi-user.target", *pointed} - set(bodies)):
+        tree.add_file(f"{UNITS}/{name}", b"[Unit]\n")
     preset = (DEBIAN / "90-systemd.preset").read_bytes()
     tree.add_file("usr/lib/systemd/system-preset/90-systemd.preset", preset)
     return tree

@@ -161,11 +161,11 @@ def test_rows_are_printed_as_the_schema_says() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "golden.json: schema: 2 is not the schema this program knows (1)"),
-        ({"image": 3}, "golden.json: image: expected text"),
-        ({"extra": 3}, "golden.json: golden: unknown key 'extra'"),
-        ({"machines": {}}, "golden.json: machines: expected a list"),
-        ({"machines": [{}]}, "golden.json: machines[0]: key 'name' is missing"),
+        ({"schema": 2}, "golden.json: schema 2; this version reads schema 1"),
+        ({"image": 3}, "golden.json: 'image' is not a string"),
+        ({"extra": 3}, "golden.json: 'extra' is unknown; remove it or use a newer version"),
+        ({"machines": {}}, "golden.json: 'machines' is not a list"),
+        ({"machines": [{}]}, "golden.json: machines 1: 'name' is missing"),
     ],
 )
 def test_a_manifest_that_is_wrong(change: dict[str, object], message: str) -> None:
@@ -177,7 +177,7 @@ def test_a_manifest_that_is_wrong(change: dict[str, object], message: str) -> No
 
 def test_a_digest_of_the_wrong_length_is_refused() -> None:
     text = dump(manifest()).replace(CASE["pcrs"]["sha1"]["4"], "00")
-    with pytest.raises(FormatError, match=r"registers\[4\].value: expected 20 bytes, found 1"):
+    with pytest.raises(FormatError, match=r"registers 5: 'value' is not 40 lower-case hexadecimal digits"):
         manifest_reader.load(text, "golden.json")
 
 
@@ -190,7 +190,7 @@ def test_damaged_manifests_give_format_errors_only(data: st.DataObject) -> None:
     try:
         manifest_reader.load(damaged, "golden.json")
     except FormatError as error:
-        assert str(error).startswith("golden.json: ")
+        assert str(error).startswith("golden.json")
 
 
 TEXT = dump(manifest())

@@ -22,11 +22,17 @@ from recipes.steps import graph
 from recipes.steps.digests import Sha256Checker
 from recipes.steps.lock import hold_build_lock
 from recipes.steps.reporter import Reporter
+from recipes.steps.state import state_file
+
+try:
+    STATE = state_file(ROOT / "out")
+except ImageError as error:
+    raise InvalidDodoFile(str(error)) from None
 
 DOIT_CONFIG = {
     "default_tasks": [DEFAULT_IMAGE],
     "backend": "sqlite3",
-    "dep_file": str(ROOT / "out" / ".doit.db"),
+    "dep_file": STATE,
     "check_file_uptodate": Sha256Checker,
     "reporter": Reporter,
     "cleandep": True,

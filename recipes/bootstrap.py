@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 
 RUNTIME = "requirements.lock"
 TESTING = "requirements-test.lock"
+# Put into .venv before anything else: what has it is ours to remove, however early we were interrupted.
+MARK = ".goldsmith"
 
 # The foreign programs that judge our bytes, by Debian package.
 TEST_PACKAGES = (
@@ -45,16 +48,20 @@ def main(arguments: list[str], root: Path) -> None:
         python = ensure_environment(root, testing=testing)
         if "test" in arguments:
             ensure_test_programs()
-    except BootstrapError as error:
+    except (BootstrapError, OSError) as error:
         print(f"dodo.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ndodo.py: interrupted; the same command begins again", file=sys.stderr)
+        sys.exit(130)
     environment = dict(os.environ)
     if "--locked" in arguments:
         arguments = [argument for argument in arguments if argument != "--locked"]
         environment["GOLDSMITH_LOCKED"] = "1"
     os.chdir(root)
     sys.stdout.flush()
-    os.execve(python, [str(python), "-m", "doit", *arguments], environment)  # noqa: S606 - becomes doit, no shell
+    command = [str(python), "-m", "recipes.steps", *arguments]
+    os.execve(python, command, environment)  # noqa: S606 - becomes doit, no shell
 
 
 def ensure_environment(root: Path, *, testing: bool) -> Path:
@@ -79,6 +86,8 @@ def _stamp(root: Path, name: str) -> tuple[Path, str]:
 
 
 def _is_current(root: Path, *, testing: bool) -> bool:
+    if not (root / ".venv" / "bin" / "python").exists():  # a link to a Python that may have been removed
+        return False
     for name in (RUNTIME, TESTING) if testing else (RUNTIME,):
         path, stamp = _stamp(root, name)
         if not path.is_file() or path.read_text() != stamp:
@@ -88,16 +97,16 @@ def _is_current(root: Path, *, testing: bool) -> bool:
 
 def _make(root: Path, *, testing: bool) -> None:
     folder = root / ".venv"
-    path, stamp = _stamp(root, RUNTIME)
-    if not path.is_file() or path.read_text() != stamp:
+    if not _is_current(root, testing=False):
         print("preparing .venv (once; from hashed requirements)", file=sys.stderr)
-        foreign = folder.exists() and not (folder / "pyvenv.cfg").exists() and any(folder.iterdir())
-        if folder.is_symlink() or foreign:
+        content = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if folder.is_symlink() or (content and not content & {"pyvenv.cfg", MARK}):
             raise BootstrapError(f"{folder} is not a virtual environment; move it away")
         shutil.rmtree(folder, ignore_errors=True)
         _create(folder)
         _install(root, RUNTIME)
         _write_command(root)
+        path, stamp = _stamp(root, RUNTIME)
         path.write_text(stamp)
     if testing:
         print("adding the test requirements to .venv (once)", file=sys.stderr)
@@ -107,15 +116,16 @@ def _make(root: Path, *, testing: bool) -> None:
 
 
 def _create(folder: Path) -> None:
+    folder.mkdir()
+    (folder / MARK).touch()
     command = [sys.executable, "-m", "venv", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    if "ensurepip" not in result.stdout + result.stderr:
+    if result.returncode and "ensurepip" in result.stdout + result.stderr:
+        _apt_install(["python3-venv"], "python3 -m venv does not work here")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
         raise BootstrapError(f"cannot make {folder}: {(result.stderr or result.stdout).strip()}")
-    _apt_install(["python3-venv"], "python3 -m venv does not work here")
-    subprocess.run(command, check=True)
 
 
 def _install(root: Path, name: str) -> None:
@@ -132,10 +142,11 @@ def _write_command(root: Path) -> None:
     """``.venv/bin/goldsmith``: the project in this folder as a command."""
     python = root / ".venv" / "bin" / "python"
     path = root / ".venv" / "bin" / "goldsmith"
-    path.write_text(
-        f"#!{python}\nimport sys\n\nsys.path.insert(0, {str(root)!r})\n"
-        "from recipes.__main__ import main\n\nsys.exit(main())\n"
+    program = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); from recipes.__main__ import main; sys.exit(main())"
     )
+    # Not in the first line, which can hold neither a blank nor a long path.
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -P -c {shlex.quote(program)} "$@"\n')
     path.chmod(0o755)
 
 

@@ -49,7 +49,7 @@ class DigestCache:
         """Writes what was learnt; a cache that cannot be written is only slower."""
         entries = {path: entry for path, entry in self._load().items() if Path(path).exists()}
         text = json.dumps({path: [*stat, digest] for path, (stat, digest) in sorted(entries.items())})
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text)
@@ -62,7 +62,7 @@ class DigestCache:
             try:
                 rows = json.loads(self._path.read_text())
                 self._entries = {path: (tuple(row[:4]), row[4]) for path, row in rows.items()}
-            except (OSError, ValueError, AttributeError, IndexError, TypeError):
+            except (OSError, ValueError, AttributeError, LookupError, TypeError):
                 self._entries = {}
         return self._entries
 
@@ -79,8 +79,14 @@ class Sha256Checker(FileChangedChecker):  # type: ignore[misc]
     """doit's ``check_file_uptodate``: a file has changed when its SHA-256 has."""
 
     def check_modified(self, file_path: str, file_stat: os.stat_result, state: str) -> bool:
-        """Whether the file differs from the state recorded when the task last ran."""
-        return DIGESTS.sha256(Path(file_path)) != state
+        """Whether the file differs from the state recorded when the task last ran, or cannot be read.
+
+        What cannot be read is for the step to complain about.
+        """
+        try:
+            return DIGESTS.sha256(Path(file_path)) != state
+        except OSError:
+            return True
 
     def get_state(self, dep: str, current_state: str | None) -> str | None:
         """The state to record: None leaves the recorded one, which is right when nothing changed."""

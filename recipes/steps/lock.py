@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
+import shutil
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ..errors import ImageError
 
 READ_ONLY_COMMANDS = frozenset({"list", "info", "help", "tabcompletion", "dumpdb", "--version", "--help"})
+# What a killed build leaves in a folder of out/: unfinished products, unpacked packages, downloads.
+LEFTOVERS = ("*/.*.tmp", "*/*/.*.tmp", "*/.spool.*", "*/*/.spool.*", "cache/apt/download-*")
+PR_SET_PDEATHSIG = 1  # Spec: prctl(2), linux/prctl.h
 _held: list[IO[str]] = []
 
 
 def hold_build_lock(out: Path, arguments: list[str]) -> None:
     """Takes the lock of ``out`` for as long as this process lives, waiting for another build if there is one.
 
-    Commands that only read the task graph take none. A killed build leaves no lock: the kernel drops it.
+    Commands that only read the task graph take none. A killed build leaves no lock: the kernel drops it. What
+    such a build did not finish is removed.
 
     Raises:
         ImageError: ``out`` cannot be made or written to.
     """
     if READ_ONLY_COMMANDS & set(arguments[:1]) or _held:
         return
-    path = out / ".lock"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = (out / ".lock").open("a+")
+        _wait(file, out / ".lock")
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({"pid": os.getpid(), "command": " ".join(["doit", *arguments])}))
+        file.flush()
+        _sweep(out)
     except OSError as error:
-        raise ImageError(f"{out}: {error.strerror}; the build writes there, make it writable") from None
+        what = str(error.strerror).lower()
+        raise ImageError(f"{out}: {what}; the build writes there, make that possible") from None
+    _held.append(file)
+    _bind_workers()
+
+
+def _wait(file: IO[str], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(f"waiting for {_holder(path)}, which is building here", file=sys.stderr, flush=True)  # noqa: T201
         fcntl.flock(file, fcntl.LOCK_EX)
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "command": " ".join(["doit", *arguments])}))
-    file.flush()
-    _held.append(file)
 
 
 def _holder(path: Path) -> str:
@@ -49,3 +63,29 @@ def _holder(path: Path) -> str:
         return f"process {value['pid']} ({value['command']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _sweep(out: Path) -> None:
+    for pattern in LEFTOVERS:
+        for path in out.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _bind_workers() -> None:
+    """Makes forked workers end with the build, however it ends.
+
+    They inherit the lock: one that outlived a killed build would hold it for ever, and one that is told to
+    stop has nothing to say that the build does not say itself.
+    """
+    library = ctypes.CDLL(None)
+    os.register_at_fork(after_in_child=partial(_become_worker, library))
+
+
+def _become_worker(library: ctypes.CDLL) -> None:
+    library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

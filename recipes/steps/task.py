@@ -29,6 +29,16 @@ from .digests import DIGESTS, ROOT, intact, sidecar, sidecar_text
 OUT = ROOT / "out"
 Task = dict[str, Any]
 
+# What a user does about errors of the file system. Everything else the system refuses is a bug of ours.
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on file sizes",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "correct its permissions",
+    errno.EPERM: "correct its permissions",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -80,8 +90,14 @@ class Step:
         }
 
     def run(self) -> None:
-        """Builds the products under temporary names, then puts them and their sidecars in place."""
+        """Builds the products under temporary names, then puts them and their sidecars in place.
+
+        Raises:
+            ImageError: an input changed meanwhile. doit records inputs as they are after a step, so these
+                products would pass for made from the new ones.
+        """
         started = time.monotonic()
+        inputs = _digests(self.inputs)
         temporaries = [product.with_name(f".{product.name}.tmp") for product in self.products]
         try:
             for product, temporary in zip(self.products, temporaries, strict=True):
@@ -89,6 +105,7 @@ class Step:
                 sidecar(product).unlink(missing_ok=True)
                 temporary.unlink(missing_ok=True)
             self.build(*temporaries, **self.arguments)
+            self._check_unchanged(inputs)
             for product, temporary in zip(self.products, temporaries, strict=True):
                 temporary.replace(product)
         finally:
@@ -98,6 +115,16 @@ class Step:
             write_text(sidecar(product), sidecar_text(product))
         report(self, time.monotonic() - started)
 
+    def _check_unchanged(self, inputs: list[str]) -> None:
+        for path, before, after in zip(self.inputs, inputs, _digests(self.inputs), strict=True):
+            if before != after:
+                name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+                raise ImageError(f"{name}: changed while it was being read; run the same command again")
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    return [DIGESTS.sha256(path) if path.exists() else "" for path in paths]
+
 
 def guarded(action: Callable[[], None]) -> TaskFailed | None:
     """Runs an action; what a user can mend becomes doit's one-message failure, a bug keeps its traceback."""
@@ -106,11 +133,10 @@ def guarded(action: Callable[[], None]) -> TaskFailed | None:
     except ImageError as error:
         return TaskFailed(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in ADVICE:
             raise
-        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-        where = error.filename or OUT
-        return TaskFailed(f"{where}: {str(error.strerror).lower()}; {advice} and run the same command again")
+        what = f"{error.filename or OUT}: {str(error.strerror).lower()}"
+        return TaskFailed(f"{what}; {ADVICE[error.errno]} and run the same command again")
     return None
 
 
@@ -142,9 +168,12 @@ def source_files(*folders: Path) -> tuple[Path, ...]:
 
 @cache
 def code_digest() -> str:
-    """Digest of the builder itself: any change to its Python rebuilds everything, which takes seconds."""
+    """Digest of the builder itself: any change to its Python rebuilds everything, which takes seconds.
+
+    The libraries count too: another zstandard may compress otherwise.
+    """
     state = hashlib.sha256()
-    for path in sorted((ROOT / "recipes").rglob("*.py")):
+    for path in (*sorted((ROOT / "recipes").rglob("*.py")), ROOT / "requirements.lock"):
         state.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return state.hexdigest()
 

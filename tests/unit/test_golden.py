@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from recipes.golden.table import natural, ranges, render
 from recipes.golden.verify import Observation, compare
 from recipes.measure.tpm import event_steps, traces
 from recipes.measure.trace import Established, HashAlgorithm, digests_of
-from tests.support import VECTORS
+from tests.support import ROOT, VECTORS
 
 CASE = json.loads((VECTORS / "pcr" / "q35-512m-1cpu.json").read_text())
 LOG = gzip.decompress((VECTORS / "pcr" / "q35-512m-1cpu.eventlog.gz").read_bytes())
@@ -307,3 +308,17 @@ def test_hostile_consoles_give_format_errors_only(data: st.DataObject) -> None:
         parse_report(damaged, "console")
     except FormatError as error:
         assert "console" in str(error)
+
+
+def test_the_schema_accepts_what_is_written_and_refuses_what_is_not() -> None:
+    schema = json.loads((ROOT / "recipes" / "golden" / "manifest.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    value = json.loads(dump(manifest()))
+    validator.check_schema(schema)
+    validator.validate(value)
+    for damage in ("schema", "machines", "unmeasured"):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate({key: item for key, item in value.items() if key != damage})
+    value["machines"][0]["registers"][0]["established"] = "guessed"
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate(value)

@@ -1,6 +1,6 @@
 """Which units start: the links of ``systemctl preset-all``, ``enable``, ``mask``, ``set-default``.
 
-Spec: systemd 257, systemctl(1) and src/shared/install.c.
+Spec: systemd 257, systemctl(1) and its source file install.c.
 """
 
 from __future__ import annotations

@@ -65,9 +65,8 @@ class PcrBank:
         Raises:
             MeasureError: the digest has not the size of the bank's algorithm, or there is no such PCR.
         """
-        self._values[_checked(index)] = _extended(
-            self._values[index], digest, self.algorithm, register(index)
-        )
+        old = self.value(index)
+        self._values[index] = _extended(old, digest, self.algorithm, register(index))
 
     def value(self, index: int) -> bytes:
         """What TPM2_PCR_Read gives now."""

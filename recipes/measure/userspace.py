@@ -154,9 +154,8 @@ def _load(record: bytes, offset: int, source: str) -> dict[str, object]:
         raise FormatError(source, "record is not UTF-8", offset=offset, spec="RFC 8259 section 8.1") from None
     except RecursionError:
         raise FormatError(source, "record is nested too deeply", offset=offset) from None
-    except ValueError as error:
-        what = f"record is not JSON ({error}); the log is truncated or damaged"
-        raise FormatError(source, what, offset=offset, spec="RFC 7464 section 2.2") from None
+    except ValueError:
+        raise FormatError(source, "record is not JSON", offset=offset, spec="RFC 7464 section 2.2") from None
     if not isinstance(value, dict):
         raise FormatError(source, f"record is {_shown(value)}, expected an object", offset=offset, spec=_SPEC)
     return value

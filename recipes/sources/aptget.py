@@ -113,7 +113,7 @@ class AptGet:
         Raises:
             ToolError: there is no apt-get.
         """
-        argv = ["apt-get", "-c", str(self.folder / "apt.conf"), "-qq", *arguments]
+        argv = ["apt-get", "-c", str(self.folder / "apt.conf"), *arguments]
         try:
             process = subprocess.Popen(
                 argv,
@@ -147,7 +147,7 @@ class AptGet:
         Raises:
             ToolError: one of them cannot be fetched, or its signature cannot be checked.
         """
-        result = self.run("update")
+        result = self.run("-qq", "update")
         if _UNSIGNED.search(result.messages):
             advice = (
                 "the signature of an archive cannot be checked: install the package debian-archive-keyring, "
@@ -169,7 +169,8 @@ class AptGet:
         """
         if not packages:
             return []
-        result = self.run("-s", "--no-install-recommends", "install", *packages)
+        # One -q less than elsewhere, for apt-get then says which dependency is not met.
+        result = self.run("-q", "-s", "--no-install-recommends", "install", *packages)
         if result.status:
             raise result.fail(advice)
         return [(match[1], match[2], match[3]) for match in _INSTALL.finditer(result.output)]
@@ -182,7 +183,7 @@ class AptGet:
         """
         if not packages:
             return []
-        result = self.run("--print-uris", "download", *packages)
+        result = self.run("-qq", "--print-uris", "download", *packages)
         if result.status:
             raise result.fail()
         found = _DOWNLOAD.finditer(result.output)
@@ -190,7 +191,7 @@ class AptGet:
 
     def download(self, packages: Sequence[str], into: Path, waiting: Callable[[], None]) -> Result:
         """How the download of ``NAME=VERSION`` ends; files that are complete are in ``into`` either way."""
-        return self.run("download", *packages, cwd=into, waiting=waiting)
+        return self.run("-qq", "download", *packages, cwd=into, waiting=waiting)
 
     def indices(self) -> list[Path]:
         """The fetched ``Packages`` files, in the order of the sources.
@@ -198,7 +199,7 @@ class AptGet:
         Raises:
             ToolError: one is missing.
         """
-        result = self.run("indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
+        result = self.run("-qq", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
         paths = [Path(line) for line in result.output.splitlines()]
         missing = [str(path) for path in paths if not path.is_file()]
         if result.status or missing or not paths:

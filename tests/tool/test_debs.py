@@ -128,10 +128,31 @@ def test_the_same_fields_as_dpkg_deb(tmp_path: Path) -> None:
     assert package.paragraph.render() == CONTROL
 
 
-VERSIONS = """
-0 0~ 1 1.0 1.0-0 1.0-1 1.0~rc1-1 1.0+b1 1.0a 1a0 01.0 1:0 0:1 1.10 1.9 1.0. 1.0-1~ 1.0-1+deb13u1
-1.0-1~deb13u1 2.41-12+deb13u4 1.0--1 1.~0 1.+0
-""".split()
+VERSIONS = [
+    "0",
+    "0~",
+    "1",
+    "1.0",
+    "1.0-0",
+    "1.0-1",
+    "1.0~rc1-1",
+    "1.0+b1",
+    "1.0a",
+    "1a0",
+    "01.0",
+    "1:0",
+    "0:1",
+    "1.10",
+    "1.9",
+    "1.0.",
+    "1.0-1~",
+    "1.0-1+deb13u1",
+    "1.0-1~deb13u1",
+    "2.41-12+deb13u4",
+    "1.0--1",
+    "1.~0",
+    "1.+0",
+]
 
 
 def test_the_same_order_as_dpkg(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_event_steps_keep_order_and_digests() -> None:
 
 
 def test_extend_command_is_the_specified_bytes() -> None:
-    # TPM_ST_SESSIONS, size, TPM_CC_PCR_Extend, handle, session area of 9 bytes with TPM_RS_PW, one SHA-256 digest.
+    # TPM_ST_SESSIONS, size, TPM_CC_PCR_Extend, handle, 9 bytes of session with TPM_RS_PW, one SHA-256 digest.
     expected = (
         "8002 00000041 00000182 0000000b 00000009 40000009 0000 00 0000 00000001 000b" + "ab" * 32
     ).replace(" ", "")

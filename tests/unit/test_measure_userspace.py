@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -15,9 +16,10 @@ from recipes.measure.trace import HashAlgorithm, Trace, measured
 from recipes.measure.userspace import LogDigest, MeasureLogRecord
 
 # A record in the form that systemd 257 writes; the digest is that of the string.
+DIGEST = {"hashAlg": "sha256", "digest": hashlib.sha256(b"sysinit").hexdigest()}
 RECORD = {
     "pcr": 11,
-    "digests": [{"hashAlg": "sha256", "digest": hashlib.sha256(b"sysinit").hexdigest()}],
+    "digests": [DIGEST],
     "content_type": "systemd",
     "content": {
         "string": "sysinit",
@@ -58,7 +60,7 @@ def test_identities_are_strings() -> None:
 
 
 def test_log_records() -> None:
-    other = {"pcr": 15, "digests": [{"hashAlg": "sm3_256", "digest": "AB" * 32}, RECORD["digests"][0]]}
+    other = {"pcr": 15, "digests": [{"hashAlg": "sm3_256", "digest": "AB" * 32}, DIGEST]}
     assert userspace.parse_measure_log(sequence(RECORD, other), "log") == (
         MeasureLogRecord(11, (LogDigest("sha256", sha256(b"sysinit")),), "sysinit", "phase"),
         MeasureLogRecord(
@@ -71,69 +73,51 @@ def test_empty_log() -> None:
     assert userspace.parse_measure_log(b"", "log") == ()
 
 
+SPEC = " [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]"
+RFC = " [RFC 7464 section 2.2]"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            b"{}",
-            "log: offset 0x0: starts with 7b, expected 1e; this is not a JSON text sequence [RFC 7464 section 2.2]",
-        ),
-        (b"\x1e\xff\n", "log: offset 0x1: record is not UTF-8 [RFC 8259 section 8.1]"),
-        (
-            b'\x1e{"pcr":\n',
-            "log: offset 0x1: record is not JSON (Expecting value: line 2 column 1 (char 8)); the log is truncated or"
-            " damaged [RFC 7464 section 2.2]",
-        ),
-        (
-            sequence([]),
-            "log: offset 0x1: record is list, expected an object [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
-        ),
-        (
-            sequence(RECORD | {"pcr": 24}),
-            "log: offset 0x1: record has pcr 24, expected 0 to 23"
-            " [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
-        ),
-        (
-            sequence(RECORD | {"pcr": True}),
-            "log: offset 0x1: record has pcr True, expected 0 to 23"
-            " [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
-        ),
-        (
-            sequence(RECORD | {"digests": []}),
-            "log: offset 0x1: record has no list of digests [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
-        ),
+        (b"{}", f"offset 0x0: starts with 7b, expected 1e; this is not a JSON text sequence{RFC}"),
+        (b"\x1e\xff\n", "offset 0x1: record is not UTF-8 [RFC 8259 section 8.1]"),
+        (b"\x1e[" + b"9" * 5000, f"offset 0x1: record is not JSON{RFC}"),
+        (sequence([]), f"offset 0x1: record is list, expected an object{SPEC}"),
+        (sequence(RECORD, 7), f"offset {len(sequence(RECORD)) + 1:#x}: record is 7, expected an object{SPEC}"),
+        (sequence(RECORD | {"pcr": 24}), f"offset 0x1: record has pcr 24, expected 0 to 23{SPEC}"),
+        (sequence(RECORD | {"pcr": True}), f"offset 0x1: record has pcr True, expected 0 to 23{SPEC}"),
+        (sequence(RECORD | {"digests": []}), f"offset 0x1: record has no list of digests{SPEC}"),
         (
             sequence(RECORD | {"content": "x\x1b"}),
-            "log: offset 0x1: content is 'x\\x1b', expected an object"
-            " [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
+            f"offset 0x1: content is 'x\\x1b', expected an object{SPEC}",
         ),
         (
             sequence(RECORD | {"content": {"string": 7}}),
-            "log: offset 0x1: string is 7, expected a string [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
+            f"offset 0x1: string is 7, expected a string{SPEC}",
         ),
         (
             sequence(RECORD | {"digests": [{"hashAlg": "sha1"}]}),
-            "log: offset 0x1: digest is dict, expected hashAlg and digest"
-            " [systemd 257 src/shared/tpm2-util.c tpm2_userspace_log]",
+            f"offset 0x1: digest is dict, expected hashAlg and digest{SPEC}",
         ),
         (
             sequence(RECORD | {"digests": [{"hashAlg": "sha1", "digest": "xy"}]}),
-            "log: offset 0x1: 'sha1' digest 'xy' is not hexadecimal",
+            "offset 0x1: 'sha1' digest 'xy' is not hexadecimal",
         ),
         (
             sequence(RECORD | {"digests": [{"hashAlg": "sha1", "digest": "aa"}]}),
-            "log: offset 0x1: sha1 digest of 1 bytes, expected 20",
+            "offset 0x1: sha1 digest of 1 bytes, expected 20",
         ),
-        (b"\x1e" + b"[" * 60000, "log: offset 0x1: record is nested too deeply"),
-        (b"\x1e" + b" " * 65537, "log: offset 0x1: record of 65537 bytes, at most 65536 are read"),
-        (b"\x1e" * 4194305, "log: measurement log of 4194305 bytes, at most 4194304 are read"),
+        (b"\x1e" + b"[" * 60000, "offset 0x1: record is nested too deeply"),
+        (b"\x1e" + b" " * 65537, "offset 0x1: record of 65537 bytes, at most 65536 are read"),
+        (b"\x1e" * 4194305, "measurement log of 4194305 bytes, at most 4194304 are read"),
     ],
     ids=lambda value: None if isinstance(value, str) else "bytes",
 )
 def test_bad_logs(text: bytes, message: str) -> None:
     with pytest.raises(FormatError) as caught:
         userspace.parse_measure_log(text, "log")
-    assert str(caught.value) == message
+    assert str(caught.value) == f"log: {message}"
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -144,7 +128,5 @@ def test_only_format_errors_come_out(noise: bytes, seed: int) -> None:
     for byte in noise[:8]:
         text[chance.randrange(len(text))] = byte
     for data in (noise, b"\x1e" + noise, bytes(text)):
-        try:
+        with contextlib.suppress(FormatError):
             userspace.parse_measure_log(data, "log")
-        except FormatError:
-            pass

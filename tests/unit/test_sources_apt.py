@@ -103,6 +103,25 @@ def test_a_damaged_cache_is_noticed(
     assert asked.read_text().startswith("C -c ")
 
 
+def test_what_apt_get_brings_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, digest = locked(b"content"), hashlib.sha256(b"content").hexdigest()
+    listing = f"Package: hello\nVersion: 1\nArchitecture: amd64\nSize: 7\nSHA256: {digest}\n"
+    (tmp_path / "Packages").write_text(listing)
+    fake(tmp_path, monkeypatch, indextargets=(0, f"{tmp_path}/Packages\n", ""), download=(0, "", ""))
+    script = tmp_path / "bin/apt-get"
+    script.write_text(
+        script.read_text().replace("*download*)", "*download*) echo other > hello_1_amd64.deb;")
+    )
+    with pytest.raises(SpecError) as caught:
+        fetch(tmp_path, package)
+    other = hashlib.sha256(b"other\n").hexdigest()
+    assert str(caught.value) == (
+        f"lock of demo: hello 1 should have sha256 {digest} and 7 bytes, the archive's has {other} and 6; "
+        "find out why before you run `doit update:demo`"
+    )
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 # --- where the archives are
 
 DEBIAN = "http://m.example/debian/\t{0}\tmain\t{1}\t{2}\t{3}\n"
@@ -270,11 +289,13 @@ KEY_ADVICE = (
     [
         (
             "W: GPG error: x trixie InRelease: The following signatures couldn't be verified "
-            "because the public key is not available: NO_PUBKEY 6ED0E7B82643E131\nE: The repository 'x trixie InRelease' is not signed.\n"
+            "because the public key is not available: NO_PUBKEY 6ED0E7B82643E131\n"
+            "E: The repository 'x trixie InRelease' is not signed.\n"
         ),
         (
             "W: OpenPGP signature verification failed: x trixie InRelease: Sub-process "
-            "/usr/bin/sqv returned an error code (1), error message is: Missing key 4CB50190207B4758A3F73A796ED0E7B82643E131\n"
+            "/usr/bin/sqv returned an error code (1), error message is: "
+            "Missing key 4CB50190207B4758A3F73A796ED0E7B82643E131\n"
         ),
     ],
 )  # fmt: skip

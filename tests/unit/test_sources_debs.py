@@ -115,7 +115,8 @@ def test_one_package_on_both_sides_of_the_link(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         one(tmp_path, entry("./bin/x"), entry("./usr/bin/x"))
     assert str(caught.value) == (
-        "package pa: 'usr/bin/x' is there twice, in /usr and outside; /bin, /lib and so on are links into /usr"
+        "package pa: 'usr/bin/x' is there twice, in /usr and outside; "
+        "/bin, /lib and so on are links into /usr"
     )
 
 

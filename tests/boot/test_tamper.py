@@ -1,0 +1,191 @@
+"""One flipped bit, and what becomes of it: refused, mended, measured, or of no consequence.
+
+A bit of the root file system or its hash tree is the kernel's to refuse, so those cases are direct kernel boots.
+A bit of the UKI shows in the registers, so that case boots by firmware; the same disk carries flips that no
+register covers, and a partition table that firmware has to mend first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from recipes.formats import gpt, verity
+from recipes.formats.tree import FileTree
+from recipes.golden.report import is_complete, parse_report
+from recipes.golden.verify import Comparison, compare
+from recipes.units import SECTOR_SIZE
+from recipes.vmm.qemu import DriveFile
+
+from .support import (
+    Built,
+    Run,
+    add_to_initramfs,
+    boot_kernel,
+    boot_uefi,
+    copy_disk,
+    file_offset,
+    flip,
+    partitions,
+    read_at,
+    shipped_file,
+)
+
+pytestmark = pytest.mark.boot
+
+MACHINE = "q35-1cpu-512m-tis"
+# The first program of the real system: no boot gets around its first block.
+READ = "/usr/lib/systemd/systemd"
+# A file that nothing in a boot reads, and a block of it whose neighbours nothing reads either.
+UNREAD, UNREAD_BLOCK = "/usr/share/doc/systemd/copyright", 1
+# Says so, then reads the file, when the boot report is out.
+LATE_READER = f"""\
+while systemctl --quiet is-active boot-report.service; do sleep 1; done
+echo 'late-reader: begins' >/dev/console
+cat {UNREAD} >/dev/null
+echo "late-reader: ended with $?" >/dev/console
+"""
+LATE_READER_UNIT = """\
+[Unit]
+After=boot-report.service
+[Service]
+Type=exec
+ExecStart=/bin/sh /run/late-reader
+"""
+PANIC = "Kernel panic - not syncing: "
+
+
+@contextmanager
+def altered(built: Built, folder: Path, name: str) -> Iterator[Path]:
+    """A copy of the shipped disk, gone when its boot is over."""
+    path = copy_disk(built.disk, folder / f"{name}.raw")
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def root_block(built: Built, path: str, block: int = 0) -> int:
+    """The number of the block of the root file system that holds a block of a file."""
+    return file_offset(built.root, path, block) // verity.BLOCK_SIZE
+
+
+def hash_block(built: Built, block: int) -> int:
+    """The number of the block of the hash tree that holds a data block's digest.
+
+    The tree stands behind its superblock, the root first and the digests of data blocks last; a hash block has
+    room for 128 digests of SHA-256. Spec: Linux Documentation/admin-guide/device-mapper/verity.rst, "Hash Tree".
+    """
+    level, above = -(-(built.root.stat().st_size // 4096) // 128), 0
+    leaves = level
+    while level > 1:
+        level = -(-level // 128)
+        above += level
+    assert 1 + above + leaves == partitions(built.disk)["root-verity"].size // 4096
+    return 1 + above + block // 128
+
+
+def boot_flipped_root(built: Built, folder: Path, block: int, initrd: Path | None = None) -> Run:
+    with altered(built, folder, f"root-{block}") as disk:
+        flip(disk, partitions(disk)["root"].offset + block * verity.BLOCK_SIZE)
+        return boot_kernel(built, built.command_line(), [DriveFile(path=str(disk))], initrd=initrd)
+
+
+def boot_flipped_tree(built: Built, folder: Path, block: int) -> Run:
+    """Flips a bit of the digest of a data block."""
+    with altered(built, folder, f"tree-{block}") as disk:
+        offset = hash_block(built, block) * 4096 + block % 128 * 32
+        flip(disk, partitions(disk)["root-verity"].offset + offset)
+        return boot_kernel(built, built.command_line(), [DriveFile(path=str(disk))])
+
+
+def boot_late_reader(built: Built, folder: Path, block: int) -> Run:
+    """The shipped initramfs with a longer unlock provider: it leaves a service behind in /run."""
+    provider = shipped_file(built.initramfs, "usr/lib/unlock.d/ephemeral").decode()
+    head, last = provider.rstrip("\n").rsplit("\n", 1)
+    units = "/run/systemd/system/multi-user.target.wants"
+    script = (
+        f"{head}\nbusybox mkdir -p {units}\ncat >/run/late-reader <<'END'\n{LATE_READER}END\n"
+        f"cat >{units}/late-reader.service <<'END'\n{LATE_READER_UNIT}END\n{last}\n"
+    )
+    tree = FileTree()
+    tree.add_file("usr/lib/unlock.d/ephemeral", script.encode(), 0o755)
+    initrd = add_to_initramfs(built.initramfs, folder / "late-reader.cpio", tree)
+    return boot_flipped_root(built, folder, block, initrd)
+
+
+def boot_wrong_root_hash(built: Built, folder: Path) -> Run:
+    """A root hash that is none, on a disk whose partitions claim to belong to it."""
+    wrong = bytes([built.root_hash[0] ^ 1]) + built.root_hash[1:]
+    data, hashes = verity.partition_uuids(wrong)
+    with altered(built, folder, "wrong-hash") as disk:
+        with disk.open("r+b") as file:
+            table = gpt.read(file, disk.name)
+            names = {"root": data, "root-verity": hashes}
+            parts = tuple(replace(part, guid=names.get(part.name, part.guid)) for part in table.partitions)
+            table = replace(table, partitions=parts)
+            file.seek(0)
+            file.write(table.primary())
+            file.seek(-gpt.BACKUP_SECTORS * SECTOR_SIZE, 2)
+            file.write(table.backup())
+        return boot_kernel(built, built.command_line(wrong), [DriveFile(path=str(disk))])
+
+
+@pytest.fixture(scope="module")
+def boots(
+    built: Built, pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[Run]]:
+    folder = tmp_path_factory.mktemp("tamper")
+    read, unread = root_block(built, READ), root_block(built, UNREAD, UNREAD_BLOCK)
+    cases: dict[str, Callable[[], Run]] = {
+        "unread": partial(boot_late_reader, built, folder, unread),
+        "read": partial(boot_flipped_root, built, folder, read),
+        "tree": partial(boot_flipped_tree, built, folder, read),
+        "wrong-hash": partial(boot_wrong_root_hash, built, folder),
+    }
+    return {name: pool.submit(boot) for name, boot in cases.items()}
+
+
+def test_a_bit_of_a_block_that_the_boot_reads_stops_it(built: Built, boots: dict[str, Future[Run]]) -> None:
+    run = boots["read"].result()
+    assert run.stopped
+    assert f"data block {root_block(built, READ)} is corrupted" in run.text
+    assert f"{PANIC}dm-verity device corrupted" in run.text
+    assert "GOLDSMITH-REPORT" not in run.text
+
+
+def test_a_bit_of_the_hash_tree_stops_the_boot(built: Built, boots: dict[str, Future[Run]]) -> None:
+    run = boots["tree"].result()
+    assert run.stopped
+    assert f"metadata block {hash_block(built, root_block(built, READ))} is corrupted" in run.text
+    assert f"{PANIC}dm-verity device corrupted" in run.text
+    assert "GOLDSMITH-REPORT" not in run.text
+
+
+def test_a_bit_of_an_unread_block_stops_the_machine_when_it_is_read(
+    built: Built, boots: dict[str, Future[Run]]
+) -> None:
+    run = boots["unread"].result()
+    assert parse_report(run.console, "console").facts["state"] == "running"
+    before, begins, after = run.text.partition("late-reader: begins\n")
+    assert begins
+    assert "is corrupted" not in before
+    assert f"data block {root_block(built, UNREAD, UNREAD_BLOCK)} is corrupted" in after
+    assert f"{PANIC}dm-verity device corrupted" in after
+    assert "late-reader: ended" not in after
+    assert run.stopped
+
+
+def test_a_root_hash_that_is_not_the_roots_stops_the_boot(boots: dict[str, Future[Run]]) -> None:
+    run = boots["wrong-hash"].result()
+    assert run.stopped
+    assert re.search(r"metadata block \d+ is corrupted", run.text)
+    assert f"{PANIC}dm-verity device corrupted" in run.text
+    assert "GOLDSMITH-REPORT" not in run.text

@@ -116,14 +116,19 @@ class PreparedFirmware:
         for patch, blob in self.patched:
             if patch is None or _covers(patch, machine):
                 return (blob, *self.rest)
-        sizes = [
-            format_size(p.memory) for p, _ in self.patched if p and p.memory and p.chipset == machine.chipset
-        ]
-        known = f"known for {', '.join(sizes)}" if sizes else f"nothing is known for {machine.chipset}"
-        what = f"what {self.model.name} writes into PEIFV with {format_size(machine.memory)} of memory"
+        known = ", ".join(_describe(patch) for patch, _ in self.patched if patch) or "no machine"
+        what = f"what {self.model.name} writes into PEIFV on this machine"
         raise MeasureError(
-            f"{machine.name}: {what} is not known ({known}); learn the words from a memory dump"
+            f"{machine.name}: {what} is not known, only for {known}; learn the words from a memory dump"
         )
+
+
+def _describe(patch: Patch) -> str:
+    """The machines of a patch in words: ``q35 with 512 MiB``."""
+    limits = [format_size(patch.memory)] if patch.memory is not None else []
+    limits += [f"{patch.vcpus} vCPU"] if patch.vcpus is not None else []
+    limits += [patch.cpu] if patch.cpu is not None else []
+    return f"{patch.chipset} with {' and '.join(limits)}" if limits else patch.chipset
 
 
 def prepare(code: bytes, model: FirmwareModel, source: str) -> PreparedFirmware:

@@ -15,6 +15,7 @@ from ..errors import FormatError, SpecError
 from ..formats import control, deb
 from ..formats.control import Paragraph
 from ..formats.relations import relations
+from ..formats.tarstream import FileArchive, entries
 from ..formats.tree import FileTree, Node, NodeType, Payload, sort_key
 
 # Spec: Debian's merged /usr (base-files, usrmerge): these root directories are links into /usr.
@@ -96,6 +97,22 @@ def unpack(
     for index, item in enumerate(unpacked):
         merge.add(index, keep.select(_usr_merged(item.entries, item.package.name)))
     return merge.tree(), tuple(merge.packages)
+
+
+def read_spool(path: Path, package: str) -> FileTree:
+    """The tree of one package whose data archive lies unpacked in ``path``; content stays there.
+
+    Raises:
+        FormatError: it is not a tar archive of files.
+    """
+    tree = FileTree()
+    with path.open("rb") as file:
+        archive = FileArchive(path, file.fileno(), 0, path.stat().st_size, path.name)
+        merged = _usr_merged(entries(archive, owner=package), package)
+    for place, node in merged.items():
+        _add_parents(tree, place, node)
+        tree[place] = node
+    return tree
 
 
 def _unpack_all(debs: Sequence[Path], spool_dir: Path, workers: int) -> list[_Unpacked]:

@@ -8,6 +8,7 @@ inode and computed again only when one of them has changed.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ class DigestCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries: dict[str, tuple[Stat, str]] | None = None
-        self._changed = False
+        self._learnt: dict[str, tuple[Stat, str]] = {}
 
     def sha256(self, path: Path) -> str:
         """Hex digest of a file's content; hashed again only if size, times or inode changed."""
@@ -39,32 +40,45 @@ class DigestCache:
             return known[1]
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries[str(path)] = (stat, digest)
-        if not self._changed:
-            self._changed = True
+        if not self._learnt:
             atexit.register(self.save)
+        entries[str(path)] = self._learnt[str(path)] = (stat, digest)
         return digest
 
     def save(self) -> None:
-        """Writes what was learnt; a cache that cannot be written is only slower."""
-        entries = {path: entry for path, entry in self._load().items() if Path(path).exists()}
-        text = json.dumps({path: [*stat, digest] for path, (stat, digest) in sorted(entries.items())})
+        """Adds what was learnt to the file; a cache that cannot be written is only slower.
+
+        Steps run in processes of their own, which end without ``atexit``, so each saves when it is done; the
+        lock keeps one from losing what another has just written.
+        """
+        if not self._learnt:
+            return
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text)
-            temporary.replace(self._path)
+            with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                merged = {**self._read(), **self._learnt}
+                rows = {
+                    path: [*stat, digest] for path, (stat, digest) in merged.items() if Path(path).exists()
+                }
+                temporary.write_text(json.dumps(rows, sort_keys=True))
+                temporary.replace(self._path)
+            self._learnt.clear()
         except OSError:
             temporary.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, tuple[Stat, str]]:
         if self._entries is None:
-            try:
-                rows = json.loads(self._path.read_text())
-                self._entries = {path: (tuple(row[:4]), row[4]) for path, row in rows.items()}
-            except (OSError, ValueError, AttributeError, LookupError, TypeError):
-                self._entries = {}
+            self._entries = self._read()
         return self._entries
+
+    def _read(self) -> dict[str, tuple[Stat, str]]:
+        try:
+            rows = json.loads(self._path.read_text())
+            return {path: (tuple(row[:4]), row[4]) for path, row in rows.items()}
+        except (OSError, ValueError, AttributeError, LookupError, TypeError):
+            return {}
 
 
 def _stat(path: Path) -> Stat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..schema import Image
 from . import (
@@ -57,6 +57,12 @@ def steps(image: Image) -> tuple[Step, ...]:
         launch.step(image),
         golden.step(image),
     )
+
+
+def processes(arguments: Sequence[str]) -> int:
+    """How many steps run at once. A task that talks to the terminal must be in doit's own process (0)."""
+    interactive = any(word == "run" or word.startswith("run:") for word in arguments)
+    return 0 if interactive else 2
 
 
 def tasks(images: tuple[Image, ...]) -> Iterator[Task]:

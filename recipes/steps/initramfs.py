@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import UUID
 
 from ..schema import DataSpec, Image, InitramfsSpec, Profile
+from . import kernel
 from .digests import ROOT
-from .kernel import kernel_facts, release_of
 from .packages import resolved_lock
 from .rootfs import own_keys
 from .seeds import data_partition
@@ -29,11 +29,17 @@ def step(image: Image) -> Step:
         basename="initramfs",
         image=image,
         products=(archive(image),),
-        inputs=(resolved_lock(image), kernel_facts(image), *source_files(SCRIPTS)),
+        inputs=(
+            resolved_lock(image),
+            kernel.package_files(image),
+            kernel.kernel_facts(image),
+            *source_files(SCRIPTS),
+        ),
         build=build,
         arguments={
             "lock": resolved_lock(image),
-            "facts": kernel_facts(image),
+            "kernel_files": kernel.package_files(image),
+            "facts": kernel.kernel_facts(image),
             "architecture": image.recipe.architecture.value,
             "profile": image.recipe.profile,
             "spec": image.recipe.initramfs,
@@ -48,6 +54,7 @@ def build(
     target: Path,
     *,
     lock: Path,
+    kernel_files: Path,
     facts: Path,
     architecture: str,
     profile: Profile,
@@ -59,6 +66,7 @@ def build(
     from ..formats import cpio, zstd
     from ..sources import initramfs
     from ..sources import lock as locks
+    from ..sources.debs import read_spool
     from ..sources.providers import read_provider
     from ..sources.secrets import refuse_secrets
 
@@ -74,7 +82,7 @@ def build(
     )
     wanted = initramfs.InitramfsSpec(
         architecture=architecture,
-        kernel_release=release_of(facts),
+        kernel_release=kernel.release_of(facts),
         modules=spec.modules,
         volumes=(volume,),
         profile=profile.value,
@@ -83,8 +91,10 @@ def build(
         device_timeout=spec.device_timeout,
     )
     scripts = {path.name: path.read_bytes() for path in SCRIPTS.iterdir() if path.is_file()}
-    with unpacked(lock, "initramfs", target) as (tree, _), unpacked(lock, "kernel", target) as (kernel, _):
-        result = initramfs.assemble(tree, kernel, wanted, scripts, phase_commands())
+    with unpacked(lock, "initramfs", target) as (tree, _):
+        result = initramfs.assemble(
+            tree, read_spool(kernel_files, "kernel"), wanted, scripts, phase_commands()
+        )
         refuse_secrets(result, "initramfs", own_keys())
         with tempfile.TemporaryFile(dir=target.parent) as plain, target.open("wb") as out:
             cpio.write_newc(result, plain, epoch=locks.load(lock).epoch)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schema import Image, RootfsSpec
-from . import keys
+from . import kernel, keys
 from .digests import ROOT
-from .kernel import kernel_facts, release_of
 from .packages import resolved_lock
 from .seeds import derived_uuid
 from .task import OUT, Step, source_files
@@ -30,14 +29,20 @@ def step(image: Image) -> Step:
         basename="rootfs",
         image=image,
         products=(filesystem(image),),
-        inputs=(resolved_lock(image), kernel_facts(image), *source_files(*overlays)),
+        inputs=(
+            resolved_lock(image),
+            kernel.package_files(image),
+            kernel.kernel_facts(image),
+            *source_files(*overlays),
+        ),
         build=build,
         arguments={
             "image": image.name,
             "version": image.recipe.version,
             "spec": image.recipe.rootfs,
             "lock": resolved_lock(image),
-            "facts": kernel_facts(image),
+            "kernel_files": kernel.package_files(image),
+            "facts": kernel.kernel_facts(image),
             "uuid": str(derived_uuid(image, "rootfs")),
         },
         doc="unpack the packages, configure them and write the root file system (EROFS)",
@@ -45,13 +50,20 @@ def step(image: Image) -> Step:
 
 
 def build(
-    target: Path, *, image: str, version: str, spec: RootfsSpec, lock: Path, facts: Path, uuid: str
+    target: Path,
+    *,
+    image: str,
+    version: str,
+    spec: RootfsSpec,
+    lock: Path,
+    kernel_files: Path,
+    facts: Path,
+    uuid: str,
 ) -> None:
     """Writes the root file system."""
     from uuid import UUID
 
     from ..formats import erofs
-    from ..formats.kmod import ModuleDirectory
     from ..sources import lock as locks
     from ..sources.configure import SystemSpec, configure
     from ..sources.overlay import lay_over, read_overlay
@@ -66,11 +78,8 @@ def build(
         os_release=(("IMAGE_ID", image), ("IMAGE_VERSION", version)),
         epoch=epoch,
     )
-    with (
-        unpacked(lock, "rootfs", target, spec.exclude) as (tree, packages),
-        unpacked(lock, "kernel", target) as kernel,
-    ):
-        modules = ModuleDirectory(kernel[0], release_of(facts)).select(spec.modules)
+    with unpacked(lock, "rootfs", target, spec.exclude) as (tree, packages):
+        modules = kernel.module_directory(kernel_files, facts).select(spec.modules)
         for path, node in modules.nodes.items():
             tree.nodes.setdefault(path, node)
         tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])

@@ -113,6 +113,7 @@ class Step:
                 temporary.unlink(missing_ok=True)
         for product in self.products:
             write_text(sidecar(product), sidecar_text(product))
+        DIGESTS.save()
         report(self, time.monotonic() - started)
 
     def _check_unchanged(self, inputs: list[str]) -> None:

@@ -41,7 +41,7 @@ from recipes.vmm.qemu import PROGRAM, DriveFile, LaunchFiles, escape, render
 from tests.support import ROOT, require_tool
 
 # On two quiet cores a boot takes a fifth of this.
-TIMEOUT = 420.0
+TIMEOUT = 150.0
 # Ends every wait when the test session ends early.
 STOP = threading.Event()
 

@@ -27,6 +27,7 @@ from recipes.vmm.qemu import DriveFile
 from .support import (
     Built,
     Run,
+    Until,
     add_to_initramfs,
     boot_kernel,
     boot_uefi,
@@ -52,6 +53,7 @@ echo 'late-reader: begins' >/dev/console
 cat {UNREAD} >/dev/null
 echo "late-reader: ended with $?" >/dev/console
 """
+LATE_READER_DONE = b"late-reader: ended"
 LATE_READER_UNIT = """\
 [Unit]
 After=boot-report.service
@@ -92,10 +94,13 @@ def hash_block(built: Built, block: int) -> int:
     return 1 + above + block // 128
 
 
-def boot_flipped_root(built: Built, folder: Path, block: int, initrd: Path | None = None) -> Run:
+def boot_flipped_root(
+    built: Built, folder: Path, block: int, initrd: Path | None = None, until: Until | None = None
+) -> Run:
     with altered(built, folder, f"root-{block}") as disk:
         flip(disk, partitions(disk)["root"].offset + block * verity.BLOCK_SIZE)
-        return boot_kernel(built, built.command_line(), [DriveFile(path=str(disk))], initrd=initrd)
+        disks = [DriveFile(path=str(disk))]
+        return boot_kernel(built, built.command_line(), disks, initrd=initrd, until=until)
 
 
 def boot_flipped_tree(built: Built, folder: Path, block: int) -> Run:
@@ -110,15 +115,16 @@ def boot_late_reader(built: Built, folder: Path, block: int) -> Run:
     """The shipped initramfs with a longer unlock provider: it leaves a service behind in /run."""
     provider = shipped_file(built.initramfs, "usr/lib/unlock.d/ephemeral").decode()
     head, last = provider.rstrip("\n").rsplit("\n", 1)
-    units = "/run/systemd/system/multi-user.target.wants"
+    units, wants = "/run/systemd/system", "multi-user.target.wants"
     script = (
-        f"{head}\nbusybox mkdir -p {units}\ncat >/run/late-reader <<'END'\n{LATE_READER}END\n"
-        f"cat >{units}/late-reader.service <<'END'\n{LATE_READER_UNIT}END\n{last}\n"
+        f"{head}\nmkdir -p {units}/{wants}\ncat >/run/late-reader <<'END'\n{LATE_READER}END\n"
+        f"cat >{units}/late-reader.service <<'END'\n{LATE_READER_UNIT}END\n"
+        f"busybox ln -s ../late-reader.service {units}/{wants}/\n{last}\n"
     )
     tree = FileTree()
     tree.add_file("usr/lib/unlock.d/ephemeral", script.encode(), 0o755)
     initrd = add_to_initramfs(built.initramfs, folder / "late-reader.cpio", tree)
-    return boot_flipped_root(built, folder, block, initrd)
+    return boot_flipped_root(built, folder, block, initrd, lambda console: LATE_READER_DONE in console)
 
 
 def boot_wrong_root_hash(built: Built, folder: Path) -> Run:
@@ -179,7 +185,7 @@ def test_a_bit_of_an_unread_block_stops_the_machine_when_it_is_read(
     assert "is corrupted" not in before
     assert f"data block {root_block(built, UNREAD, UNREAD_BLOCK)} is corrupted" in after
     assert f"{PANIC}dm-verity device corrupted" in after
-    assert "late-reader: ended" not in after
+    assert LATE_READER_DONE not in run.console
     assert run.stopped
 
 

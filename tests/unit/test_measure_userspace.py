@@ -84,7 +84,10 @@ RFC = " [RFC 7464 section 2.2]"
         (b"\x1e\xff\n", "offset 0x1: record is not UTF-8 [RFC 8259 section 8.1]"),
         (b"\x1e[" + b"9" * 5000, f"offset 0x1: record is not JSON{RFC}"),
         (sequence([]), f"offset 0x1: record is list, expected an object{SPEC}"),
-        (sequence(RECORD, 7), f"offset {len(sequence(RECORD)) + 1:#x}: record is 7, expected an object{SPEC}"),
+        (
+            sequence(RECORD, 7),
+            f"offset {len(sequence(RECORD)) + 1:#x}: record is 7, expected an object{SPEC}",
+        ),
         (sequence(RECORD | {"pcr": 24}), f"offset 0x1: record has pcr 24, expected 0 to 23{SPEC}"),
         (sequence(RECORD | {"pcr": True}), f"offset 0x1: record has pcr True, expected 0 to 23{SPEC}"),
         (sequence(RECORD | {"digests": []}), f"offset 0x1: record has no list of digests{SPEC}"),

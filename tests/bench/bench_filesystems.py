@@ -1,12 +1,12 @@
-"""How long a root filesystem of 120 MB takes as EROFS, dm-verity tree and compressed archive, beside other programs.
+"""How long the file-system writers take: ``python -m tests.bench.bench_filesystems``.
 
-The files are made up: 4000 of them, sized as in a small Debian, half of each compressible.
+A root file system of 120 MB becomes an EROFS image and an archive; 512 MiB of noise get a hash tree. The
+files are made up: 4000 of them, many small and few large, half of each compressible.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 import shutil
 import tempfile
@@ -41,7 +41,15 @@ def bench_erofs() -> list[Row]:
         if program is None:
             return [ours]
         _make_files(content, folder / "root")
-        argv = [program, "-T", str(EPOCH), "--all-root", "--quiet", folder / "theirs", folder / "root"]
+        argv: list[str | Path] = [
+            program,
+            "-T",
+            str(EPOCH),
+            "--all-root",
+            "--quiet",
+            folder / "theirs",
+            folder / "root",
+        ]
         theirs = measure("mkfs.erofs", TOTAL, argv, runs=3)
         return [ours.against(theirs, "mkfs.erofs"), theirs]
 
@@ -61,7 +69,16 @@ def bench_verity(size: int = 512 * MIB) -> list[Row]:
         found = [one.against(plain, "hashlib"), two.against(plain, "hashlib", wall=True), plain]
         program = shutil.which("veritysetup", path="/usr/sbin:/sbin:/usr/bin")
         if program is not None:
-            argv = [program, "format", data, folder / "theirs", "--salt", SALT.hex(), "--uuid", UUID]
+            argv: list[str | Path] = [
+                program,
+                "format",
+                data,
+                folder / "theirs",
+                "--salt",
+                SALT.hex(),
+                "--uuid",
+                str(UUID),
+            ]
             theirs = measure("veritysetup format", size, argv, runs=2)
             found += [theirs, two.against(theirs, "veritysetup", wall=True)]
         return found
@@ -83,7 +100,7 @@ def bench_cpio_zstd() -> list[Row]:
             found[0] = made.against(theirs, "GNU cpio")
             found.append(theirs)
         if shutil.which("zstd"):
-            argv = ["zstd", "-3", "-T2", "-q", "-f", archive, "-o", folder / "z2"]
+            argv: list[str | Path] = ["zstd", "-3", "-T2", "-q", "-f", archive, "-o", folder / "z2"]
             theirs = measure("zstd -3 -T2", size, argv, runs=2)
             found[1] = packed.against(theirs, "zstd")
             found.append(theirs)

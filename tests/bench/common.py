@@ -1,8 +1,8 @@
 """What every bench shares: a job run in a process of its own and measured there, and the table of results.
 
 A bench module has ``rows()``. A job is a module-level function named ``package.module:function`` with text
-arguments, or the command line of another program; a fresh interpreter either way, so that neither the bench's own
-memory nor what it imported counts.
+arguments, or the command line of another program; a fresh interpreter runs it either way, so that neither
+the bench's own memory nor what it imported counts.
 """
 
 from __future__ import annotations

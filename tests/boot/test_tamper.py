@@ -56,7 +56,7 @@ echo "late-reader: ended with $?" >/dev/console
 LATE_READER_DONE = b"late-reader: ended"
 LATE_READER_UNIT = """\
 [Unit]
-After=boot-report.service
+After=multi-user.target boot-report.service
 [Service]
 Type=exec
 ExecStart=/bin/sh /run/late-reader

@@ -129,6 +129,8 @@ def discover(environment: Mapping[str, str] | None = None) -> Archives:
     main, security = (_uri(variables, name) for name in (MIRROR, SECURITY_MIRROR))
     snapshot = _uri(variables, SNAPSHOT)
     entries = [] if main and security else _configured()
+    if not (main and security) and len({entry.is_security for entry in entries}) < 2:
+        entries += _unfetched()
     keyring = next((path for path in KEYRINGS if path.exists()), None)
     own = next((entry for entry in entries if not entry.is_security), None)
     if not main:
@@ -183,6 +185,35 @@ def _configured() -> list[_Entry]:
         raise ToolError(argv, result.returncode, output + result.stderr.decode("utf-8", "replace"))
     rows = (line.split(separator) for line in output.splitlines())
     entries = [_Entry(row[0].rstrip("/"), *row[1:]) for row in rows if len(row) == len(_FIELDS)]
+    return _preferred(entry for entry in entries if entry.component == "main" and entry.is_debian)
+
+
+def _unfetched() -> list[_Entry]:
+    """Debian's archives in this machine's sources by what an update would fetch.
+
+    indextargets knows nothing of a source before its first update, and a fresh machine has seen none. An
+    update that only prints reads the sources alone; with no lists it prints the indices of every source.
+    """
+    argv = [
+        "apt-get",
+        "update",
+        "--print-uris",
+        "-o",
+        "Dir::State::lists=/nonexistent/",
+        "-o",
+        "Debug::NoLocking=1",
+    ]
+    result = subprocess.run(
+        argv, env=apt_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    found = re.findall(
+        r"^'(.+)/dists/([^']+)/([^/']+)/binary-[^/']+/Packages[^']*' ",
+        result.stdout.decode("utf-8", "replace"),
+        re.MULTILINE,
+    )
+    entries = (
+        _Entry(uri, release, component, "", "", "") for uri, release, component in dict.fromkeys(found)
+    )
     return _preferred(entry for entry in entries if entry.component == "main" and entry.is_debian)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,9 @@ import pytest
 
 from recipes.formats import gpt, verity
 from recipes.formats.tree import FileTree
-from recipes.golden.report import is_complete, parse_report
-from recipes.golden.verify import Comparison, compare
+from recipes.golden.report import parse_report
+from recipes.golden.verify import BOOT_PHASES, compare
+from recipes.measure.trace import HashAlgorithm
 from recipes.units import SECTOR_SIZE
 from recipes.vmm.qemu import DriveFile
 
@@ -61,6 +62,11 @@ After=multi-user.target boot-report.service
 Type=exec
 ExecStart=/bin/sh /run/late-reader
 """
+# The release text in the UKI, up to the byte that is changed.
+OSREL_MARKER = b'\nPRETTY_NAME="'
+PRIMARY = gpt.PRIMARY_SECTORS * SECTOR_SIZE
+# In the header at LBA 1, after which its checksum is wrong. Spec: UEFI 2.10 table 5.5.
+PRIMARY_DISK_GUID = SECTOR_SIZE + 56
 PANIC = "Kernel panic - not syncing: "
 
 
@@ -117,7 +123,7 @@ def boot_late_reader(built: Built, folder: Path, block: int) -> Run:
     head, last = provider.rstrip("\n").rsplit("\n", 1)
     units, wants = "/run/systemd/system", "multi-user.target.wants"
     script = (
-        f"{head}\nmkdir -p {units}/{wants}\ncat >/run/late-reader <<'END'\n{LATE_READER}END\n"
+        f"{head}\numask 022\nmkdir -p {units}/{wants}\ncat >/run/late-reader <<'END'\n{LATE_READER}END\n"
         f"cat >{units}/late-reader.service <<'END'\n{LATE_READER_UNIT}END\n"
         f"busybox ln -s ../late-reader.service {units}/{wants}/\n{last}\n"
     )
@@ -144,6 +150,35 @@ def boot_wrong_root_hash(built: Built, folder: Path) -> Run:
         return boot_kernel(built, built.command_line(wrong), [DriveFile(path=str(disk))])
 
 
+@dataclass(frozen=True)
+class TamperedBoot:
+    """What a boot of the tampered disk showed; ``table`` and ``slack`` are what it left of the flipped bytes."""
+
+    run: Run
+    table: bytes
+    slack: bytes
+
+
+def esp_slack(disk: Path) -> int:
+    """Offset of the last cluster of the EFI system partition, which no file reaches."""
+    esp = partitions(disk)["esp"]
+    return esp.offset + esp.size - 4096
+
+
+def boot_tampered(built: Built, folder: Path) -> TamperedBoot:
+    """By firmware: one bit of the UKI, and bits that should change no register."""
+    with altered(built, folder, "tampered") as disk:
+        found = partitions(disk)
+        esp = read_at(disk, found["esp"].offset, found["esp"].size)
+        assert esp.count(OSREL_MARKER) == 1
+        slack, data = esp_slack(disk), found["data"].offset
+        flip(disk, found["esp"].offset + esp.index(OSREL_MARKER) + len(OSREL_MARKER))
+        for offset in (slack, data, data + found["data"].size // 2, PRIMARY_DISK_GUID):
+            flip(disk, offset)
+        run = boot_uefi(built, built.machine(MACHINE), [disk])
+        return TamperedBoot(run, read_at(disk, 0, PRIMARY), read_at(disk, slack, 4096))
+
+
 @pytest.fixture(scope="module")
 def boots(
     built: Built, pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
@@ -157,6 +192,63 @@ def boots(
         "wrong-hash": partial(boot_wrong_root_hash, built, folder),
     }
     return {name: pool.submit(boot) for name, boot in cases.items()}
+
+
+@pytest.fixture(scope="module")
+def tampered(
+    built: Built,
+    pool: ThreadPoolExecutor,
+    boots: dict[str, Future[Run]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Future[TamperedBoot]:
+    """Started behind the others, so that all of the module's boots share the pool from the start."""
+    return pool.submit(boot_tampered, built, tmp_path_factory.mktemp("tampered"))
+
+
+def test_a_bit_of_the_uki_shows_in_the_registers_that_cover_it(
+    built: Built, tampered: Future[TamperedBoot]
+) -> None:
+    report = parse_report(tampered.result().run.console, "console")
+    assert report.facts["state"] == "running"
+    comparison = compare(built.expected(MACHINE), report.observation)
+    seen = {
+        difference.register: (difference.expected.description, difference.expected.source)
+        for difference in comparison.differences
+        if difference.expected is not None
+    }
+    uki = "disk.raw EFI/BOOT/BOOTX64.EFI"
+    assert seen == {
+        "PCR4": ("UKI", uki),
+        "PCR9": ("Linux initrd", f"{uki} combined initrd"),
+        "PCR11": (".osrel content", f"{uki} .osrel"),
+    }
+    for difference in comparison.differences:
+        assert difference.message.startswith(f"{difference.register} differs at event ")
+    wrong = {result.register for result in comparison.results if not result.equal}
+    phases = {f"PCR11:{phase}" for phase in BOOT_PHASES}
+    assert wrong == {"PCR4", "PCR9", "PCR11"} | phases
+
+
+def test_firmware_mends_the_primary_table_before_it_measures_it(
+    built: Built, tampered: Future[TamperedBoot]
+) -> None:
+    result = tampered.result()
+    assert result.table == read_at(built.disk, 0, PRIMARY)
+    observation = parse_report(result.run.console, "console").observation
+    expected = built.expected(MACHINE)
+    for algorithm in HashAlgorithm:
+        assert observation.values["PCR5", algorithm] == expected.value("PCR5", algorithm)
+
+
+def test_what_no_register_covers_is_said_in_the_manifest(
+    built: Built, tampered: Future[TamperedBoot]
+) -> None:
+    """Bits of ESP slack and of the data partition were flipped too, and the registers above did not notice."""
+    slack = read_at(built.disk, esp_slack(built.disk), 4096)
+    assert tampered.result().slack == bytes([slack[0] ^ 1]) + slack[1:]
+    notes = "\n".join(built.manifest.unmeasured)
+    for part in ("backup GPT", "file slack", "free clusters", "data partition"):
+        assert part in notes
 
 
 def test_a_bit_of_a_block_that_the_boot_reads_stops_it(built: Built, boots: dict[str, Future[Run]]) -> None:

@@ -157,6 +157,23 @@ def test_the_machine_s_own_archives(
     assert asked.read_text().startswith("C indextargets --format ")
 
 
+def test_a_machine_that_has_never_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Path
+) -> None:
+    printed = (
+        "'http://m.example/debian/dists/trixie/InRelease' m.example_InRelease 0 \n"
+        "'http://o.example/other/dists/x/main/binary-amd64/Packages.xz' o.example_Packages 0 \n"
+        "'http://m.example/debian/dists/trixie/main/binary-amd64/Packages.xz' m.example_Packages 0 \n"
+        "'http://m.example/debian/dists/trixie/main/binary-all/Packages.xz' m.example_Packages 0 \n"
+        "'http://m.example/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz' m 0 \n"
+    )
+    fake(tmp_path, monkeypatch, indextargets=(0, "", ""), update=(0, printed, ""))
+    monkeypatch.setattr(mirror, "KEYRINGS", ())
+    found = mirror.discover({})
+    assert found == Archives(main="http://m.example/debian", security="http://m.example/debian-security")
+    assert "update --print-uris" in asked.read_text()
+
+
 def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Path) -> None:
     found = discover(
         tmp_path,

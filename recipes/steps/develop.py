@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,5 +59,10 @@ def bench() -> TaskFailed | None:
 
 def _run(module: str, *arguments: str) -> TaskFailed | None:
     sys.stdout.flush()
-    result = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False)
-    return TaskFailed(f"{module} found something, see above") if result.returncode else None
+    with subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT) as process:
+        try:
+            status = process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGINT)  # pytest then ends what it has started, and is waited for
+            raise
+    return TaskFailed(f"{module} found something, see above") if status else None

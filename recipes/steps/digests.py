@@ -55,7 +55,7 @@ class DigestCache:
         if not self._learnt:
             return
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
+        with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -66,7 +66,7 @@ class DigestCache:
                 temporary.write_text(json.dumps(rows, sort_keys=True))
                 temporary.replace(self._path)
             self._learnt.clear()
-        except OSError:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, tuple[Stat, str]]:

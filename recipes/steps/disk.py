@@ -16,6 +16,7 @@ from .task import OUT, Step
 
 if TYPE_CHECKING:
     from ..formats.gpt import PartitionTable
+    from ..formats.tree import FilePayload
 
 CHUNK = 1 << 18
 
@@ -89,6 +90,8 @@ def build(
             for name, kind, guid, size in plans
         ],
     )
+    files = {BOOT_PATH: FilePayload(boot_program, 0, boot_program.stat().st_size)}
+    _refuse_secrets(files)
     with tempfile.TemporaryFile(dir=target.parent) as esp, root.open("rb") as data, tree.open("rb") as hashes:
         fat.write(
             esp,
@@ -96,9 +99,20 @@ def build(
             volume_id=UUID(esp_guid).fields[0],
             label="ESP",
             epoch=locks.load(lock).epoch,
-            files={BOOT_PATH: FilePayload(boot_program, 0, boot_program.stat().st_size)},
+            files=files,
         )
         _write_disk(target, table, (esp, data, hashes))
+
+
+def _refuse_secrets(files: dict[str, FilePayload]) -> None:
+    """The EFI system partition is plain text to the host: stops if anything in it should not be."""
+    from ..formats.tree import FileTree, Node, NodeType
+    from ..sources.secrets import refuse_secrets
+
+    tree = FileTree()
+    for path, payload in files.items():
+        tree[path] = Node(type=NodeType.FILE, mode=0o644, payload=payload, source="the recipe")
+    refuse_secrets(tree, "EFI system partition", rootfs.own_keys())
 
 
 def _write_disk(target: Path, table: PartitionTable, contents: tuple[IO[bytes], ...]) -> None:

@@ -23,6 +23,7 @@ from . import (
     update,
     verity,
 )
+from .signals import clean_up_when_stopped
 from .task import Step, Task
 
 HEADERS = {
@@ -67,6 +68,13 @@ def processes(arguments: Sequence[str]) -> int:
 
 def tasks(images: tuple[Image, ...]) -> Iterator[Task]:
     """All doit tasks."""
+    for task in _tasks(images):
+        if "actions" in task:
+            task["actions"] = [(clean_up_when_stopped,), *task["actions"]]
+        yield task
+
+
+def _tasks(images: tuple[Image, ...]) -> Iterator[Task]:
     for basename, doc in HEADERS.items():
         yield {"basename": basename, "name": None, "doc": doc}
     yield keys.task()

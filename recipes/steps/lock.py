@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
 import shutil
-import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ..errors import ImageError
+from .signals import bind_workers
 
 READ_ONLY_COMMANDS = frozenset({"list", "info", "help", "tabcompletion", "dumpdb", "--version", "--help"})
 # What a killed build leaves in a folder of out/: unfinished products, unpacked packages, downloads.
 LEFTOVERS = ("*/.*.tmp", "*/*/.*.tmp", "*/.spool.*", "*/*/.spool.*", "cache/apt/download-*")
-PR_SET_PDEATHSIG = 1  # Spec: prctl(2), linux/prctl.h
 _held: list[IO[str]] = []
 
 
@@ -46,7 +43,7 @@ def hold_build_lock(out: Path, arguments: list[str]) -> None:
         what = str(error.strerror).lower()
         raise ImageError(f"{out}: {what}; the build writes there, make that possible") from None
     _held.append(file)
-    _bind_workers()
+    bind_workers()
 
 
 def _wait(file: IO[str], path: Path) -> None:
@@ -72,20 +69,3 @@ def _sweep(out: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _bind_workers() -> None:
-    """Makes forked workers end with the build, however it ends.
-
-    They inherit the lock: one that outlived a killed build would hold it for ever, and one that is told to
-    stop has nothing to say that the build does not say itself.
-    """
-    library = ctypes.CDLL(None)
-    os.register_at_fork(after_in_child=partial(_become_worker, library))
-
-
-def _become_worker(library: ctypes.CDLL) -> None:
-    library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)

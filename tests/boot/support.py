@@ -131,7 +131,12 @@ class Run:
 
 
 def boot_uefi(
-    built: Built, machine: QemuMachine, disks: Sequence[Path], *, until: Until = is_complete, minimum: float = 0
+    built: Built,
+    machine: QemuMachine,
+    disks: Sequence[Path],
+    *,
+    until: Until = is_complete,
+    minimum: float = 0,
 ) -> Run:
     """Boots ``machine`` from these disks, tried in this order and written to by the guest."""
     with ExitStack() as stack:

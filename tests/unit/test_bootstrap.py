@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,7 @@ echo "$@" >> "{log}"
 """
 # What `python3 -m venv` does that matters here: it makes the folder and a python that is a fake again.
 VENV = """mkdir -p "$3/bin"; echo home = / > "$3/pyvenv.cfg"; cp "{pip}" "$3/bin/python" """
-NO_ENSUREPIP = """echo "The virtual environment was not created successfully because ensurepip is not available."
-mkdir -p "$3"; exit 1"""
+NO_ENSUREPIP = """echo "The environment was not created because ensurepip is not available."; exit 1"""
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def fake_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[st
     for name, script in programs.items():
         program(folder / name, script, tmp_path / "log")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda name, path=None: (folder / name).exists() or None)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: (folder / name).exists() or None)
     return folder
 
 

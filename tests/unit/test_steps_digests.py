@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     original = hashlib.file_digest
 
-    def file_digest(file: object, name: str) -> object:
-        found.append(Path(file.name).name)  # type: ignore[attr-defined]
-        return original(file, name)  # type: ignore[type-var]
+    def file_digest(file: Any, name: str) -> Any:
+        found.append(Path(file.name).name)
+        return original(file, name)
 
     monkeypatch.setattr(hashlib, "file_digest", file_digest)
     return found
@@ -77,19 +78,9 @@ def test_another_file_of_the_same_name_is_noticed(tmp_path: Path, cache: DigestC
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "{",
-            "null",
-            "[]",
-            "17",
-            '"x"',
-            '{"FILE": 1}',
-            '{"FILE": null}',
-            '{"FILE": []}',
-            '{"FILE": [1]}',
-        ),
-        *('{"FILE": {"a": 1}}', '{"FILE": "text"}', '{"FILE": [1, 2, 3, 4, "00"]}', "\udcff"),
+        *("", "{", "null", "[]", "17", '"x"', '{"FILE": 1}', '{"FILE": null}', '{"FILE": []}'),
+        *('{"FILE": [1]}', '{"FILE": {"a": 1}}', '{"FILE": "text"}', '{"FILE": [1, 2, 3, 4, "00"]}'),
+        "\udcff",
     ],
 )
 def test_a_damaged_cache_costs_time_only(tmp_path: Path, text: str) -> None:
@@ -108,6 +99,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     assert cache.sha256(tmp_path / "taken") == ABC
     cache.save()
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_processes_that_learn_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.write_bytes(b"abc")
+    first, second = (DigestCache(tmp_path / "digests.json") for _ in range(2))
+    assert (first.sha256(one), second.sha256(other)) == (ABC, ABC)
+    first.save()
+    second.save()
+    assert sorted(json.loads((tmp_path / "digests.json").read_text())) == [str(one), str(other)]
 
 
 def test_a_file_has_changed_when_its_bytes_have(tmp_path: Path, cache: DigestCache) -> None:

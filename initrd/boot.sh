@@ -72,9 +72,10 @@ log "profile $PROFILE, on failure $ON_FAILURE, TPM $TPM"
 # The phase comes before the first byte from a disk. Only the TPM's own driver may have to be loaded before it.
 load_modules /etc/initramfs/modules.tpm
 measure_phase enter-initrd
+read_roothash
+check_command_line
 load_modules /etc/initramfs/modules
 
-read_roothash
 open_root
 mount_root
 for volume in $VOLUMES; do

@@ -7,6 +7,9 @@ VERITY_KIND=76657269747900000100000001000000
 VERITY_KIND=${VERITY_KIND}7368613235360000000000000000000000000000000000000000000000000000
 VERITY_KIND=${VERITY_KIND}0010000000100000
 
+LINE_BREAK='
+'
+
 # wait_partition NAME PARTUUID: sets $partition to the device node, or dies at the deadline.
 wait_partition() {
     guid=$(disk_order "$2")
@@ -91,6 +94,22 @@ read_roothash() {
         die "roothash= has ${#roothash} digits and not 64 (SHA-256); boot the UKI as it was built"
     root_uuid=$(printf '%s' "$roothash" | cut -c 1-32 | dashes)
     hash_uuid=$(printf '%s' "$roothash" | cut -c 33-64 | dashes)
+}
+
+# A release boots with the command line it was built with and no other: systemd takes words such as
+# systemd.debug_shell from it, and a host can add words without touching the UKI (SMBIOS strings, load options).
+# The root hash is what $roothash says; it decides which root is opened, so a wrong one leads to no other root.
+check_command_line() {
+    own="${CMDLINE:+$CMDLINE }roothash=$roothash"
+    # $() removes every line break at the end, and the kernel writes one: the mark keeps the others.
+    given=$(cat /proc/cmdline && echo .)
+    [ "$given" != "$own$LINE_BREAK." ] || return 0
+    given=${given%"$LINE_BREAK".}
+    # The own part is long: where words only follow it, they alone are shown.
+    added=$(printf '%s' "${given#"$own"}" | tr -c ' -~' '?' | cut -c 1-200)
+    [ "$PROFILE" = dev ] ||
+        die "the kernel command line is not the image's own: '$added'; boot the UKI as it was built, without other words"
+    warn "the kernel command line is not the image's own: '$added'; a release does not boot with it"
 }
 
 # 32 hex digits, written as a UUID.

@@ -65,7 +65,7 @@ class Fields:
         return self.values.pop(key)
 
     def text(self, key: str) -> str:
-        """A string.
+        """A string of printable characters, so that showing it cannot steer a terminal.
 
         Raises:
             FormatError: it is none.
@@ -73,6 +73,8 @@ class Fields:
         value = self.take(key)
         if not isinstance(value, str):
             raise FormatError(self.source, f"{key!r} is not a string")
+        if not value.isprintable():
+            raise FormatError(self.source, f"{key!r} holds a character that is not printable")
         return value
 
     def number(self, key: str) -> int:

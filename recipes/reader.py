@@ -66,15 +66,25 @@ class Marks:
 
 
 def load(text: str, path: str, kind: type[T]) -> tuple[T, Marks]:
-    """The document as a ``kind``, and where its values stand, for checks that need more than types.
+    """The document as a ``kind``, and where its values stand.
 
     Raises:
         SpecError: the YAML does not parse, or values are not what ``kind`` says; all problems at once.
     """
+    value, marks = read(text, path, kind)
+    marks.raise_problems()
+    return value, marks
+
+
+def read(text: str, path: str, kind: type[T]) -> tuple[T, Marks]:
+    """As ``load``, for a caller with checks of its own: problems are noted, and what they are in is None.
+
+    Raises:
+        SpecError: the YAML does not parse.
+    """
     marks = Marks(path)
     node = _compose(text, marks)
-    value = _Reader(marks).value(node, kind, ())
-    marks.raise_problems()
+    value: T = _Reader(marks).value(node, kind, ())
     return value, marks
 
 
@@ -200,16 +210,16 @@ class _Reader:
         if kind is int:
             if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is None:
                 self.marks.add(place, f"{_name(place)}: {text!r} is not a whole number in decimal digits")
-                return 0
+                return None
             return int(text)
         return text if kind is str else text.lower() in ("true", "yes", "on")
 
-    def size(self, text: str, place: Place) -> int:
+    def size(self, text: str, place: Place) -> int | None:
         try:
             return parse_size(text)
         except ValueError as error:
             self.marks.add(place, f"{_name(place)}: {error}")
-            return 0
+            return None
 
     def choice(self, text: str, kind: type[Enum], place: Place) -> Enum | None:
         names = [str(item.value) for item in kind]

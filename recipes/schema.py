@@ -7,7 +7,7 @@ package than PyYAML, so that ``doit list`` stays instant.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
@@ -16,7 +16,7 @@ from typing import Annotated
 
 from .errors import Problem, SpecError
 from .machine import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
-from .reader import Marks, Size, Text, load, suggestion
+from .reader import Marks, Size, Text, read, suggestion
 from .units import GIB, MIB
 
 PackageName = Annotated[str, Text(r"[a-z0-9][a-z0-9+.-]+", "systemd-sysv")]
@@ -263,14 +263,29 @@ def load_image(path: Path, root: Path) -> Image:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{where}: {error}") from None
-    recipe, marks = load(text, where, Recipe)
-    _check_name(path.stem, marks)
-    _check_root_packages(recipe, marks)
-    _check_folders(recipe, root, marks)
-    _check_values(recipe, marks)
-    machines = tuple(_machines(recipe, marks))
+    recipe, marks = read(text, where, Recipe)
+    machines: list[QemuMachine] = []
+    _attempt(marks, _check_name, path.stem)
+    for check in (_check_root_packages, _check_sizes, _check_initramfs, _check_cmdline):
+        _attempt(marks, check, recipe)
+    for search in (_check_overlays, _check_providers):
+        _attempt(marks, search, recipe, root)
+    for index, spec in enumerate(recipe.machines or ()):
+        _attempt(marks, _add_machines, spec, index, machines)
     marks.raise_problems()
-    return Image(name=path.stem, path=path, recipe=recipe, machines=machines)
+    return Image(name=path.stem, path=path, recipe=recipe, machines=tuple(machines))
+
+
+def _attempt(marks: Marks, check: Callable[..., None], *arguments: object) -> None:
+    """Runs a check on a recipe of which parts may not have parsed.
+
+    Those are None, and their own mistake is noted; what stumbles over one has nothing to add.
+    """
+    try:
+        check(marks, *arguments)
+    except (AttributeError, TypeError):
+        if not marks.problems:
+            raise
 
 
 def load_images(root: Path) -> tuple[Image, ...]:
@@ -293,79 +308,80 @@ def load_images(root: Path) -> tuple[Image, ...]:
     return tuple(images)
 
 
-def _check_name(name: str, marks: Marks) -> None:
+def _check_name(marks: Marks, name: str) -> None:
     if name in RESERVED:
         marks.add((), f"an image cannot be called {name!r}: it is the name of a task; rename the file")
     elif re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name) is None:
         marks.add((), f"an image cannot be called {name!r}; use small letters, digits and dashes")
 
 
-def _check_root_packages(recipe: Recipe, marks: Marks) -> None:
+def _check_root_packages(marks: Marks, recipe: Recipe) -> None:
     for place, packages in (("rootfs", recipe.rootfs.packages), ("initramfs", recipe.initramfs.packages)):
         for index, name in enumerate(packages):
             if name in packages[:index]:
                 marks.add((place, "packages", index), f"package {name!r} is listed twice")
 
 
-def _check_folders(recipe: Recipe, root: Path, marks: Marks) -> None:
+def _check_overlays(marks: Marks, recipe: Recipe, root: Path) -> None:
     overlays = [path.name for path in (root / "rootfs").iterdir() if path.is_dir()]
     for index, name in enumerate(recipe.rootfs.overlays):
         if name not in overlays:
-            marks.add(
-                ("rootfs", "overlays", index),
-                f"there is no overlay rootfs/{name}{suggestion(name, overlays)}",
-            )
+            what = f"there is no overlay rootfs/{name}{suggestion(name, overlays)}"
+            marks.add(("rootfs", "overlays", index), what)
+
+
+def _check_providers(marks: Marks, recipe: Recipe, root: Path) -> None:
     providers = [path.name for path in (root / "initrd" / "unlock.d").iterdir() if path.is_file()]
     for index, name in enumerate(recipe.data.unlock):
         if name not in providers:
-            marks.add(
-                ("data", "unlock", index),
-                f"there is no provider initrd/unlock.d/{name}{suggestion(name, providers)}",
-            )
+            what = f"there is no provider initrd/unlock.d/{name}{suggestion(name, providers)}"
+            marks.add(("data", "unlock", index), what)
 
 
-def _check_values(recipe: Recipe, marks: Marks) -> None:
+def _check_sizes(marks: Marks, recipe: Recipe) -> None:
+    if recipe.disk.esp_size < 34 * MIB:
+        what = "disk.esp_size must be at least 34MiB; a smaller file system is not FAT32"
+        marks.add(("disk", "esp_size"), what)
+    if recipe.data.size % MIB or recipe.data.size < 16 * MIB:
+        marks.add(("data", "size"), "data.size must be whole MiB and at least 16MiB")
+    _check_seconds(("data", "timeout"), recipe.data.timeout, marks)
+
+
+def _check_initramfs(marks: Marks, recipe: Recipe) -> None:
     if recipe.initramfs.on_failure is OnFailure.SHELL and recipe.profile is Profile.RELEASE:
         marks.add(
             ("initramfs", "on_failure"), "a release never gives a shell; use panic, or set profile: dev"
         )
-    if recipe.data.size % MIB or recipe.data.size < 16 * MIB:
-        marks.add(("data", "size"), "data.size must be whole MiB and at least 16MiB")
-    if recipe.disk.esp_size < 34 * MIB:
-        marks.add(
-            ("disk", "esp_size"), "disk.esp_size must be at least 34MiB; a smaller file system is not FAT32"
-        )
     if not 1 <= recipe.initramfs.compression_level <= 19:
         marks.add(("initramfs", "compression_level"), "initramfs.compression_level must be 1 to 19")
-    for place, value in (
-        (("initramfs", "device_timeout"), recipe.initramfs.device_timeout),
-        (("data", "timeout"), recipe.data.timeout),
-    ):
-        if not 1 <= value <= 3600:
-            marks.add(place, f"{'.'.join(place)}: {value} is not 1 to 3600 seconds")
-    for word in re.findall(r"\S+", recipe.kernel.cmdline):
+    _check_seconds(("initramfs", "device_timeout"), recipe.initramfs.device_timeout, marks)
+
+
+def _check_seconds(place: tuple[str, str], value: int, marks: Marks) -> None:
+    if not 1 <= value <= 3600:
+        marks.add(place, f"{'.'.join(place)}: {value} is not 1 to 3600 seconds")
+
+
+def _check_cmdline(marks: Marks, recipe: Recipe) -> None:
+    for word in recipe.kernel.cmdline.split():
         if re.match(r"(roothash|init|rdinit|root|initrd)=", word):
             marks.add(("kernel", "cmdline"), f"{word!r} is not yours to set: the build writes it")
     if re.search(r"[^\x20-\x7e]", recipe.kernel.cmdline):
         marks.add(("kernel", "cmdline"), "the command line holds a character that is not printable ASCII")
 
 
-def _machines(recipe: Recipe, marks: Marks) -> Iterator[QemuMachine]:
-    names: set[str] = set()
-    for index, spec in enumerate(recipe.machines):
-        place = ("machines", index)
-        if spec.firmware not in FIRMWARES:
-            marks.add(
-                (*place, "firmware"),
-                f"firmware {spec.firmware!r} is not known{suggestion(spec.firmware, FIRMWARES)}",
-            )
-            continue
-        _check_machine(spec, place, marks)
-        for machine in _combinations(spec):
-            if machine.name in names:
-                marks.add((*place, "name"), f"two machines are called {machine.name!r}")
-            names.add(machine.name)
-            yield machine
+def _add_machines(marks: Marks, spec: MachineSpec, index: int, machines: list[QemuMachine]) -> None:
+    """Adds every combination of one family of machines."""
+    place = ("machines", index)
+    if spec.firmware not in FIRMWARES:
+        what = f"firmware {spec.firmware!r} is not known{suggestion(spec.firmware, FIRMWARES)}"
+        marks.add((*place, "firmware"), what)
+        return
+    _check_machine(spec, place, marks)
+    for machine in _combinations(spec):
+        if machine.name in {other.name for other in machines}:
+            marks.add((*place, "name"), f"two machines are called {machine.name!r}")
+        machines.append(machine)
 
 
 def _check_machine(spec: MachineSpec, place: tuple[str, int], marks: Marks) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..errors import MeasureError
 from ..measure.tpm import fold
 from ..measure.trace import HashAlgorithm, Trace
 
+PREFERRED = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512, HashAlgorithm.SHA1)
 
-def explain(traces: Iterable[Trace], algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> str:
-    """The steps of each register, a line each, then the value they fold to."""
-    return "\n".join(_explain(trace, algorithm) for trace in traces)
+
+def explain(traces: Iterable[Trace]) -> str:
+    """The steps of each register, a line each, then the value they fold to, in one bank that has them all."""
+    return "\n".join(_explain(trace, _bank(trace)) for trace in traces)
+
+
+def _bank(trace: Trace) -> HashAlgorithm:
+    for algorithm in PREFERRED:
+        if all(algorithm in step.digests for step in trace.steps):
+            return algorithm
+    raise MeasureError(f"{trace.register}: no bank has a digest for each of its steps")
 
 
 def _explain(trace: Trace, algorithm: HashAlgorithm) -> str:

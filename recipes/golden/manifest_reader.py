@@ -21,6 +21,8 @@ from .manifest import (
 )
 
 E = TypeVar("E", bound=Enum)
+# Ours: equal operations that one step may stand for; folding them takes a second.
+MAX_COUNT = 1 << 20
 
 
 def load(text: str, source: str) -> GoldenManifest:
@@ -38,6 +40,9 @@ def load(text: str, source: str) -> GoldenManifest:
         machines=tuple(_machine(fields) for fields in document.objects("machines")),
     )
     document.finish()
+    names = [machine.name for machine in manifest.machines]
+    if len(set(names)) != len(names):
+        raise FormatError(source, "two machines have the same name")
     return manifest
 
 
@@ -61,7 +66,20 @@ def _machine(fields: Fields) -> GoldenMachine:
         traces=tuple(_trace(item) for item in fields.objects("traces")),
     )
     fields.finish()
+    _check_rows(machine, fields.source)
     return machine
+
+
+def _check_rows(machine: GoldenMachine, source: str) -> None:
+    """Every register must be there once in each bank, and have a trace with a digest for each."""
+    if len({(row.register, row.algorithm) for row in machine.registers}) != len(machine.registers):
+        raise FormatError(source, "a register is there twice in one bank")
+    traces = {trace.register: trace for trace in machine.traces}
+    if len(traces) != len(machine.traces) or traces.keys() != {row.register for row in machine.registers}:
+        raise FormatError(source, "registers and traces do not belong together")
+    for row in machine.registers:
+        if any(row.algorithm not in step.digests for step in traces[row.register].steps):
+            raise FormatError(source, f"{row.register}: a step has no {row.algorithm.value} digest")
 
 
 def _row(fields: Fields) -> RegisterRow:
@@ -113,6 +131,8 @@ def _step(fields: Fields, register: str) -> Step:
         address=fields.number("address") if "address" in fields.values else None,
         count=fields.number("count") if "count" in fields.values else 1,
     )
+    if not 1 <= step.count <= MAX_COUNT:
+        raise FormatError(fields.source, f"'count' is {step.count}; at most {MAX_COUNT} are read")
     digests.finish()
     fields.finish()
     return step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..machine import Accelerator, QemuMachine
+from ..machine import QemuMachine
 from ..measure.boot import Prediction
 from ..measure.firmware import FirmwareModel
 from ..measure.trace import ALL_ALGORITHMS, Established
@@ -36,8 +36,14 @@ UNMEASURED = (
     "EFI system partition outside the UKI: FAT structures, free clusters, file slack",
     "data partition: encrypted with a key that lives for one boot, not authenticated against the host",
     "fw_cfg files other than the four ACPI blobs; the ACPI tables after firmware linked them",
+    "SMBIOS strings that the stub does not read; the guest's systemd does not read them here",
+    "UEFI variables other than those of Secure Boot and the boot options",
+    "state of the TPM's NV memory when the machine starts",
     "device emulation, network, time, and everything after the boot phase `ready`",
 )
+
+# The processor of every boot in the repository, recorded or repeated; it stands in ACPI and SMM code.
+BOOTED_CPU = "qemu64,-cx16"
 
 
 def golden_machine(
@@ -54,7 +60,7 @@ def golden_machine(
             register=trace.register,
             algorithm=algorithm,
             value=prediction.value(trace.register, algorithm),
-            established=established(machine, trace.register, model),
+            established=established(machine, trace.register, model, vmm),
         )
         for trace in prediction.traces
         for algorithm in ALL_ALGORITHMS
@@ -75,11 +81,39 @@ def golden_machine(
     )
 
 
-def established(machine: QemuMachine, register: str, model: FirmwareModel | None) -> Established:
+def established(
+    machine: QemuMachine, register: str, model: FirmwareModel | None, vmm: str = "qemu"
+) -> Established:
     """How the replay of a register was established for this kind of machine.
 
-    Nothing here has been booted under KVM, so such a machine has no more than the specification's word.
+    ======================================================  ============================  ===================
+    machine                                                 PCR 0, 1                      other registers
+    ======================================================  ============================  ===================
+    firmware, QEMU version, accelerator, machine type are   as the firmware's facts say   as the facts say
+    those of a boot
+    ... and it has more than one disk, or SMBIOS strings    at most ``oracle``            at most ``oracle``
+    or devices
+    ... and another CPU model                               ``spec-only``, but            as the facts say
+                                                            ``learnt`` words stay learnt
+    another version or type, the same accelerator           ``spec-only``                 ``oracle``
+    unknown firmware, another accelerator                   ``spec-only``                 ``spec-only``
+    ======================================================  ============================  ===================
+
+    The recorded boots on q35 and pc agree on all registers but 0 and 1, which are the platform's.
+
+    Args:
+        vmm: with its version, ``qemu 7.2.22``; without one it is another version.
     """
-    if model is None or machine.accelerator is not Accelerator.TCG:
+    if model is None:
         return Established.SPEC_ONLY
-    return model.establishment(register)
+    accelerator = machine.accelerator.value
+    version = ".".join(vmm.partition(" ")[2].split(".")[:2])
+    label = model.establishment(register, f"qemu {version} {accelerator} {machine.type}")
+    platform = register in ("PCR0", "PCR1")
+    if label is None:
+        places = {place for place, *_ in model.established if place.split()[2:3] == [accelerator]}
+        return Established.ORACLE if places and not platform else Established.SPEC_ONLY
+    if platform and machine.cpu != BOOTED_CPU and label is not Established.LEARNT:
+        return Established.SPEC_ONLY
+    plain = len(machine.disks) == 1 and not machine.smbios_strings and not machine.devices
+    return Established.ORACLE if label is Established.BOOTED and not plain else label

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import FormatError
+from ..formats.devicepath import escape
 from ..formats.eventlog import parse
 from ..measure.tpm import event_steps
 from ..measure.trace import HashAlgorithm, Step
@@ -56,11 +57,9 @@ def parse_report(console: bytes, source: str) -> BootReport:
             is wrong.
     """
     items = _items(_lines(console, source), source)
-    facts = dict(
-        line.split("=", 1)
-        for line in _text(items.get("facts", b""), "facts", source).splitlines()
-        if "=" in line
-    )
+    lines = (escape(line) for line in _text(items.get("facts", b""), "facts", source).split("\n"))
+    facts = dict(line.split("=", 1) for line in lines if "=" in line)
+    units = _text(items.get("failed-units", b""), "failed-units", source).split()
     steps: list[Step] = []
     if "event-log" in items:
         steps += event_steps(parse(items["event-log"], f"{source}: event log"), "event log")
@@ -69,7 +68,7 @@ def parse_report(console: bytes, source: str) -> BootReport:
         steps += [_userspace_step(record) for record in records]
     return BootReport(
         facts=facts,
-        failed_units=tuple(_text(items.get("failed-units", b""), "failed-units", source).split()),
+        failed_units=tuple(escape(unit) for unit in units),
         observation=Observation(values=_values(items.get("pcrs", b""), source), steps=tuple(steps)),
     )
 
@@ -136,7 +135,7 @@ def _userspace_step(record: MeasureLogRecord) -> Step:
         digests={known[item.algorithm]: item.digest for item in record.digests if item.algorithm in known},
         size=len(record.string),
         source="measure log",
-        description=record.string,
+        description=escape(record.string),
     )
 
 

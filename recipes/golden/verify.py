@@ -6,15 +6,15 @@ replays to the register's own value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import VerifyError
 from ..measure.tpm import fold
 from ..measure.trace import HashAlgorithm, Step, Trace
 from .manifest import GoldenMachine, Policy
 
-BOOT_PHASES = ("enter-initrd", "leave-initrd", "sysinit", "ready")
+# At least one of these must be there in full: SHA-1 alone proves nothing any more. Spec: NIST SP 800-131A.
+STRONG = frozenset({HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,30 +73,32 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether every register and every event is exactly as predicted."""
-        return not self.differences and all(result.equal for result in self.results)
+        """Whether there was something to compare, and every register and event is exactly as predicted."""
+        return bool(self.results) and not self.differences and all(result.equal for result in self.results)
 
-    def raise_difference(self, machine: GoldenMachine) -> None:
-        """Raises on the first difference that the manifest's policy enforces.
-
-        Raises:
-            VerifyError: the register, the first differing step and both digests.
-        """
+    def enforced(self, machine: GoldenMachine) -> tuple[Difference, ...]:
+        """The differences that the manifest's policy does not merely record."""
         recorded = {item.register for item in machine.policies if item.policy is Policy.RECORD}
-        for difference in self.differences:
-            if difference.register not in recorded:
-                raise VerifyError(f"{machine.name}: {difference.message}")
+        return tuple(item for item in self.differences if item.register not in recorded)
 
 
-def compare(machine: GoldenMachine, observation: Observation) -> Comparison:
+def compare(
+    machine: GoldenMachine, observation: Observation, *, banks: Collection[HashAlgorithm] = ()
+) -> Comparison:
     """Every golden register of ``machine`` against one observed boot, up to the boot phase ``ready``.
+
+    A bank that the machine reports nothing of is left out, because TPMs have different ones; what it reports
+    it must report in full, and one bank of SHA-256 or stronger must be there.
+
+    Args:
+        banks: those that must be reported.
 
     A register named ``PCR11:sysinit`` is the value PCR 11 has once that phase is entered; it is computed from
     the log's own events up to there, because a TPM keeps no old values.
     """
-    banks = {algorithm for _, algorithm in observation.values}
+    banks = {algorithm for _, algorithm in observation.values} | set(banks)
     observed: dict[tuple[str, HashAlgorithm], bytes] = {}
-    differences: list[Difference] = []
+    differences = _nothing_compared(machine, banks)
     events = 0
     for register, traces in _by_register(machine.traces).items():
         steps = tuple(step for step in observation.steps if step.register == register)
@@ -123,6 +125,16 @@ def compare(machine: GoldenMachine, observation: Observation) -> Comparison:
     )
     differences += _value_differences(results, {item.register for item in differences})
     return Comparison(machine=machine.name, results=results, differences=tuple(differences), events=events)
+
+
+def _nothing_compared(machine: GoldenMachine, banks: Collection[HashAlgorithm]) -> list[Difference]:
+    """What makes a comparison worthless before it has begun."""
+    if not machine.registers:
+        return [Difference(register="", message="the prediction has no registers; it proves nothing")]
+    if not STRONG & set(banks):
+        what = "no register of a bank of SHA-256 or stronger is reported; the machine must report its PCRs"
+        return [Difference(register="", message=what)]
+    return []
 
 
 def first_difference(trace: Trace, observed: Sequence[Step]) -> Difference | None:

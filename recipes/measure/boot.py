@@ -27,6 +27,36 @@ from .uefi import AcpiTables
 # here extends 8 and 14.
 COVERED_PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13)
 
+# Device models beside TPM and disks that leave every register but 1 and 2 as it is, and whether firmware can
+# boot from one. Any other may bring code, bytes or a boot source: ``loader`` writes into memory, ``nvme`` is
+# a disk. Spec: edk2-stable202502 OvmfPkg/OvmfPkgX64.dsc (drivers), OvmfPkg/Library/QemuBootOrderLib.
+DEVICES = {
+    "vhost-vsock-pci": False,
+    "virtio-balloon-pci": False,
+    "virtio-net-pci": True,
+    "virtio-rng-pci": False,
+    "virtio-serial-pci": False,
+    "virtserialport": False,
+}
+
+# Their settings that firmware does not look at, or only for PCR 1 and 2; not bootindex, not romfile.
+DEVICE_SETTINGS = frozenset(
+    [
+        "addr",
+        "bus",
+        "chardev",
+        "driver",
+        "guest-cid",
+        "id",
+        "mac",
+        "max-bytes",
+        "name",
+        "netdev",
+        "period",
+        "rng",
+    ]
+)
+
 
 @dataclass(frozen=True)
 class SourceNames:
@@ -128,9 +158,11 @@ def prepare(inputs: BootInputs) -> PreparedBoot:
 
     Raises:
         FormatError: the firmware, the UKI, an addon or db does not parse.
-        MeasureError: something in them is not modelled, or Secure Boot would refuse it.
+        MeasureError: something in them is not modelled, Secure Boot would refuse it, or the variable store
+            decides already what is booted.
     """
     model, names = inputs.firmware_model, inputs.sources
+    firmware.check_store(inputs.variables, names.variables)
     # Inflating the firmware and hashing the UKI both leave the interpreter free, so they run side by side.
     with ThreadPoolExecutor(1) as pool:
         known = pool.submit(_prepare_firmware, inputs)
@@ -168,7 +200,8 @@ def replay_boot(machine: QemuMachine, boot: PreparedBoot, acpi: AcpiTables | Non
         acpi: the capture of this very machine; None where there is none.
 
     Raises:
-        MeasureError: no TPM, another disk boots first, or machine and variable store disagree on Secure Boot.
+        MeasureError: no TPM, another disk boots first, a device is not modelled, or machine and variable
+            store disagree on Secure Boot.
     """
     _check(machine, boot)
     stages, omitted = _firmware_stages(machine, boot, acpi)
@@ -192,6 +225,32 @@ def _check(machine: QemuMachine, boot: PreparedBoot) -> None:
     ):
         what = "a further disk is booted before the first one, which is the image"
         raise MeasureError(f"{machine.name}: {what}; give the first disk the lowest boot index")
+    _check_devices(machine)
+
+
+def _check_devices(machine: QemuMachine) -> None:
+    for device in machine.devices:
+        driver, settings = _device(device)
+        if driver not in DEVICES:
+            what = f"what a device {driver} does to the boot is not modelled"
+            raise MeasureError(
+                f"{machine.name}: -device {device}: {what}; leave it out, or use {', '.join(DEVICES)}"
+            )
+        for key in settings:
+            if key not in DEVICE_SETTINGS:
+                what = f"what the setting {key!r} does to the boot is not modelled"
+                raise MeasureError(f"{machine.name}: -device {device}: {what}; leave it out")
+        if DEVICES[driver] and machine.disks and machine.disks[0].bootindex is None:
+            what = "firmware can boot from it, and the first disk has no boot index"
+            raise MeasureError(f"{machine.name}: -device {device}: {what}; give the disk bootindex=0")
+
+
+def _device(text: str) -> tuple[str, tuple[str, ...]]:
+    """Driver and names of the settings; two commas are one of a value. Spec: QEMU 7.2 util/qemu-option.c."""
+    head, *others = text.replace(",,", "").split(",")
+    named = [part.partition("=") for part in ([head, *others] if "=" in head else others)]
+    given = [value for key, _, value in named if key == "driver"]
+    return given[0] if given else head, tuple(key for key, _, _ in named)
 
 
 def _firmware_stages(

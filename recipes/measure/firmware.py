@@ -22,6 +22,10 @@ from ..units import format_size
 from .trace import Established, measured
 from .uefi import FirmwareBlob
 
+# Variables of EFI_GLOBAL_VARIABLE that decide what is started, by the start of their names: a used store has
+# them, a fresh one does not. Spec: UEFI 2.10 section 3.3 table 3.1, section 8.5.4 (OsIndications).
+BOOT_DECISIONS = ("Boot", "Driver", "SysPrep", "OsRecovery", "PlatformRecovery", "Key", "OsIndications")
+
 # PCI device number of the first disk when it is the first PCI device given: slot 0 is the host bridge, and on
 # the i440fx slot 1 is the ISA bridge. Spec: QEMU 7.2 hw/i386/pc_piix.c, pc_q35.c; checked against boots.
 FIRST_DISK_SLOT = {"q35": 1, "pc": 2}
@@ -81,7 +85,8 @@ class FirmwareModel:
         measures_smbios: edk2 since stable202505 does; PCR 1 of such a build is not modelled.
         boot_options: in the order they are made, which is that of their numbers.
         patches: empty where PEIFV is measured as it is in the file.
-        established: how the replay of a register was established; a register that is missing is spec-only.
+        established: place (VMM, version, accelerator, machine type: ``qemu 7.2 tcg pc-q35-7.2``), register, and
+            how the replay of that register was established there.
     """
 
     name: str
@@ -92,11 +97,12 @@ class FirmwareModel:
     measures_smbios: bool = False
     boot_options: tuple[BootOption, ...]
     patches: tuple[Patch, ...] = ()
-    established: tuple[tuple[str, Established], ...] = ()
+    established: tuple[tuple[str, str, Established], ...] = ()
 
-    def establishment(self, register: str) -> Established:
-        """How the replay of ``register`` was established; for ``PCR11:ready`` that of PCR 11 counts."""
-        return dict(self.established).get(register.partition(":")[0], Established.SPEC_ONLY)
+    def establishment(self, register: str, place: str) -> Established | None:
+        """How the replay of ``register`` was established there; for ``PCR11:ready`` that of PCR 11 counts."""
+        wanted = (place, register.partition(":")[0])
+        return next((label for *where, label in self.established if tuple(where) == wanted), None)
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,22 @@ def _covers(patch: Patch, machine: QemuMachine) -> bool:
     )
 
 
+def check_store(variables: Sequence[Variable], source: str) -> None:
+    """Stops where the store decides already what is booted.
+
+    Args:
+        variables: of the store before the boot.
+        source: name of the store or its machine, for messages.
+
+    Raises:
+        MeasureError: naming the variable.
+    """
+    for item in variables:
+        if item.vendor == EFI_GLOBAL_VARIABLE and item.name.startswith(BOOT_DECISIONS):
+            what = f"the variable store holds {item.name}, so it decides already what is booted"
+            raise MeasureError(f"{source}: {what}, which is not modelled; start from a fresh store")
+
+
 def boot_variables(
     machine: QemuMachine, model: FirmwareModel, variables: Sequence[Variable] = ()
 ) -> tuple[tuple[str, bytes], ...]:
@@ -203,12 +225,7 @@ def boot_variables(
     Raises:
         MeasureError: the store has boot options already, or the machine's are not modelled.
     """
-    for item in variables:
-        if item.vendor == EFI_GLOBAL_VARIABLE and item.name.startswith("Boot"):
-            what = (
-                f"the variable store already holds {item.name}, and what firmware makes of it is not modelled"
-            )
-            raise MeasureError(f"{machine.name}: {what}; start from an empty store")
+    check_store(variables, machine.name)
     if machine.devices:
         what = f"which boot options firmware makes for {machine.devices[0]} is not modelled"
         raise MeasureError(f"{machine.name}: {what}; leave the device out or PCR 1 unused")

@@ -17,8 +17,14 @@ from ..errors import FormatError, MeasureError, VerifyError
 from ..formats.authenticode import image_digest
 from ..formats.authenticode_verify import read_signatures, verify
 from ..formats.efi import (
+    EFI_CERT_RSA2048_GUID,
+    EFI_CERT_SHA1_GUID,
     EFI_CERT_SHA256_GUID,
+    EFI_CERT_SHA384_GUID,
+    EFI_CERT_SHA512_GUID,
+    EFI_CERT_TYPE_PKCS7_GUID,
     EFI_CERT_X509_GUID,
+    EFI_CERT_X509_SHA256_GUID,
     EFI_GLOBAL_VARIABLE,
     EFI_IMAGE_SECURITY_DATABASE,
     EFI_SECURE_BOOT_ENABLE_DISABLE,
@@ -31,6 +37,17 @@ from .trace import Step
 
 # Value of SecureBootEnable. Spec: edk2-stable202502 MdeModulePkg/Include/Guid/AuthenticatedVariableFormat.h.
 _SECURE_BOOT_ENABLE = b"\x01"
+
+# Types of signature lists that are modelled, and names of those that are not. Spec: UEFI 2.10 section 32.4.1.
+_MODELLED = (EFI_CERT_X509_GUID, EFI_CERT_SHA256_GUID)
+_TYPE_NAMES = {
+    EFI_CERT_RSA2048_GUID: "EFI_CERT_RSA2048",
+    EFI_CERT_SHA1_GUID: "EFI_CERT_SHA1",
+    EFI_CERT_SHA384_GUID: "EFI_CERT_SHA384",
+    EFI_CERT_SHA512_GUID: "EFI_CERT_SHA512",
+    EFI_CERT_TYPE_PKCS7_GUID: "EFI_CERT_TYPE_PKCS7",
+    EFI_CERT_X509_SHA256_GUID: "EFI_CERT_X509_SHA256",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ def authority_steps(
         MeasureError: firmware would refuse an image, or db holds something whose use is not modelled.
         FormatError: db, dbx or an image does not parse.
     """
+    for name in ("db", "dbx"):
+        _check_types(variables, name, source)
     entries = _certificates(variables, "db", source)
     used: list[bytes] = []
     found: list[tuple[Step, ...]] = []
@@ -82,6 +101,16 @@ def authority_steps(
         found.append((uefi.authority_step(packed, source, name),) if new else ())
         used.append(packed)
     return tuple(found)
+
+
+def _check_types(variables: Sequence[Variable], name: str, source: str) -> None:
+    """Stops at an entry that could allow or forbid an image by a rule that is not modelled."""
+    for each in parse_signature_lists(_value(variables, name), f"{source} {name}"):
+        if each.type not in _MODELLED:
+            kind = _TYPE_NAMES.get(each.type, str(each.type))
+            what = f"it holds entries of type {kind}, and what they allow or forbid is not modelled"
+            advice = "keep only EFI_CERT_X509 and EFI_CERT_SHA256 entries"
+            raise MeasureError(f"{source} {name}: {what}; {advice}")
 
 
 def _authority(

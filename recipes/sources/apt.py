@@ -12,7 +12,6 @@ import tempfile
 import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 
 from ..errors import SpecError
@@ -23,42 +22,9 @@ from . import index
 from .aptget import AptGet, Key, Result
 from .lock import Lock, LockedPackage
 from .mirror import SNAPSHOT, Archives, discover
+from .request import Closure, Group, Request, asked, check_packages, check_request, is_kernel
 
 Progress = Callable[[int, int], None]
-
-
-class Closure(Enum):
-    """Which packages a group has besides those that are asked for."""
-
-    DEPENDENCIES = "dependencies"
-    """Everything they depend on, without recommendations."""
-
-    NONE = "none"
-    """Nothing."""
-
-    KERNEL = "kernel"
-    """The ``linux-image`` package that a metapackage depends on."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Packages that are asked for under one name."""
-
-    name: str
-    packages: tuple[str, ...]
-    closure: Closure = Closure.DEPENDENCIES
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the recipe of an image asks for.
-
-    Attributes:
-        image: its name, for messages.
-    """
-
-    image: str
-    groups: tuple[Group, ...]
 
 
 def resolve(
@@ -85,7 +51,13 @@ def resolve(
     members = {group.name: _members(apt, indices, group) for group in groups}
     listed = index.listed(indices, {key[0] for keys in members.values() for key in keys})
     packages = _packages(members, listed, {})
-    return Lock(suite=suite, architecture=architecture, epoch=apt.newest_release(), packages=packages)
+    return Lock(
+        suite=suite,
+        architecture=architecture,
+        epoch=apt.newest_release(),
+        request=asked(groups),
+        packages=packages,
+    )
 
 
 def cached_path(cache: Path, package: LockedPackage) -> Path:
@@ -109,24 +81,35 @@ def fetch(
     With everything in the cache, nothing is started and no network is used. A locked version that has left
     the archives is taken from the snapshots where these are configured. Else, unless ``locked_only``, all
     binary packages of its source package are taken at their present version, all other packages as locked;
-    the epoch stays as it is.
+    the epoch stays as it is. Whatever is taken, it is what the recipe asks for, and complete.
 
     Args:
-        request: what the recipe asks for; needed where a substitute is.
+        request: what the recipe asks for.
         locked_only: refuse substitutes.
         notify: gets one warning when there are substitutes.
         progress: gets bytes done and bytes in all, while packages are downloaded.
         archives: where to look; those of this machine unless given.
 
     Raises:
-        SpecError: a package is not the one that was locked, or has left the archives with ``locked_only``.
+        SpecError: the lock was made for another request; a package is not the one that was locked, lacks one
+            that it depends on, or has left the archives with ``locked_only``.
         ToolError: apt-get is missing, or a download fails; what is complete by then is in the cache.
     """
+    check_request(request, lock)
     cache.mkdir(parents=True, exist_ok=True)
     missing = [package for package in lock.packages if not _is_cached(cache, package)]
-    if not missing:
-        return lock
-    fetcher = _Fetcher(lock, cache, work, archives or discover(), request, progress)
+    if missing:
+        fetcher = _Fetcher(lock, cache, work, archives or discover(), request, progress)
+        lock = _get(fetcher, missing, locked_only=locked_only, notify=notify)
+    check_packages(request, lock, lambda package: cached_path(cache, package))
+    return lock
+
+
+def _get(
+    fetcher: _Fetcher, missing: list[LockedPackage], *, locked_only: bool, notify: Callable[[str], None]
+) -> Lock:
+    """The lock whose packages are all in the cache now, which ``missing`` were not."""
+    lock, cache, request = fetcher.lock, fetcher.cache, fetcher.request
     apt = fetcher.apt()
     listed = index.listed(apt.indices(), {package.name for package in lock.packages})
     gone = [package for package in missing if package.key not in listed]
@@ -136,7 +119,7 @@ def fetch(
     if gone and locked_only:
         names = ", ".join(f"{package.name} {package.version}" for package in gone)
         what = f"lock of {request.image}: {lock.suite} no longer has {names}"
-        raise SpecError(f"{what}; run `doit update:{request.image}`, or set {SNAPSHOT}")
+        raise SpecError(f"{what}; run {request.update}, or set {SNAPSHOT}")
     if gone:
         unlisted = [package for package in lock.packages if package.key not in listed]
         lock, apt, listed = fetcher.substitute(gone, unlisted, notify)
@@ -190,7 +173,7 @@ def _kernels(metapackage: Paragraph) -> Iterator[str]:
     """Names of the kernel packages that a metapackage depends on."""
     source = f"package {metapackage.get('Package')}: Depends"
     for alternatives in relations(metapackage.get("Depends"), source):
-        if alternatives[0].name.startswith("linux-image-"):
+        if is_kernel(alternatives):
             yield alternatives[0].name
 
 
@@ -262,8 +245,9 @@ class _Fetcher:
         )
         apt = self.apt(more_sources=self._local_archive(cached), preferences=pins)
         indices = apt.indices()
+        index.check_known(_wanted(self.request.groups), self.lock.suite, indices)
         members: dict[str, list[Key]] = {}
-        for group in self._all_groups(indices):
+        for group in self.request.groups:
             had = [package.key for package in self.lock.packages if group.name in package.groups]
             stay = {key[0]: key for key in had if key in kept}
             if group.closure is Closure.KERNEL and len(stay) < len(had):
@@ -274,17 +258,6 @@ class _Fetcher:
         lock = replace(self.lock, packages=_packages(members, listed, kept))
         notify(self._warning(gone, lock))
         return lock, apt, listed
-
-    def _all_groups(self, indices: Sequence[Path]) -> list[Group]:
-        """The recipe's groups, and those that only the lock has with the packages that they have there."""
-        index.check_known(_wanted(self.request.groups), self.lock.suite, indices)
-        known = {group.name for group in self.request.groups}
-        others = {name for package in self.lock.packages for name in package.groups} - known
-        groups = list(self.request.groups)
-        for name in sorted(others):
-            packages = tuple(package.name for package in self.lock.group(name))
-            groups.append(Group(name, packages, Closure.NONE))
-        return groups
 
     def _local_archive(self, packages: Sequence[LockedPackage]) -> str:
         """The source line of a local archive that lists cached packages, for apt to reckon with."""
@@ -311,7 +284,7 @@ class _Fetcher:
         """Checks that the packages of a group, at exactly these versions, need nothing else."""
         if group.closure is not Closure.DEPENDENCIES:
             return
-        advice = f"the substitutes do not fit together; run `doit update:{self.request.image}`"
+        advice = f"the substitutes do not fit together; run {self.request.update}"
         again = apt.simulate([f"{name}={version}" for name, version, _ in sorted(keys)], advice=advice)
         if sorted(again) != sorted(keys):
             extra = ", ".join(f"{name} {version}" for name, version, _ in sorted(set(again) ^ set(keys)))
@@ -329,7 +302,7 @@ class _Fetcher:
         names = ", ".join(f"{package.name} {package.version}" for package in gone)
         what = f"lock of {self.request.image}: {lock.suite} no longer has {names}"
         taken = ", ".join(changes)
-        return f"{what}; building with {taken}; run `doit update:{self.request.image}` to lock these"
+        return f"{what}; building with {taken}; run {self.request.update} to lock these"
 
     def download(
         self, apt: AptGet, packages: Sequence[LockedPackage], listed: Mapping[Key, Paragraph]
@@ -383,7 +356,7 @@ class _Fetcher:
             locked = f"sha256 {package.sha256.hex()} and {package.size} bytes"
             what = f"lock of {self.request.image}: {package.name} {package.version} should have {locked}"
             what += f", the archive's has {sha256.hex()} and {size}"
-            raise SpecError(f"{what}; find out why before you run `doit update:{self.request.image}`")
+            raise SpecError(f"{what}; find out why before you run {self.request.update}")
 
 
 def _bytes_in(folder: Path) -> int:

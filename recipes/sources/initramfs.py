@@ -39,6 +39,7 @@ _CHOICES = {
 _SCRIPTS = ("init", "unlock")
 _LIBRARY = re.compile(r"[a-z0-9-]+\.sh")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,15}")  # ext4 labels hold 16 bytes, device-mapper names more
+_CMDLINE = re.compile(r"([!-~]([ -~]*[!-~])?)?")
 _MOUNTPOINT = re.compile(r"(/[a-z0-9][a-z0-9_-]*)+")
 
 
@@ -70,6 +71,7 @@ class InitramfsSpec:
 
     Attributes:
         kernel_release: as in ``usr/lib/modules``.
+        cmdline: the kernel's command line without `` roothash=...``; a release boots with no other.
         profile: ``release`` or ``dev``.
         on_failure: ``panic``, ``poweroff``, ``reboot``, or ``shell`` in profile dev.
         tpm: ``required`` or ``if-present``.
@@ -83,6 +85,7 @@ class InitramfsSpec:
     kernel_release: str
     modules: tuple[str, ...]
     volumes: tuple[VolumeSpec, ...] = ()
+    cmdline: str = ""
     profile: str = "release"
     on_failure: str = "panic"
     tpm: str = "required"
@@ -189,6 +192,14 @@ def _providers(spec: InitramfsSpec) -> tuple[Provider, ...]:
     )
 
 
+def command_line(cmdline: str, root_hash: bytes) -> str:
+    """The whole command line of the UKI; the initramfs of a release compares it with what the kernel got.
+
+    Spec: systemd 257 src/boot/util.c mangle_stub_cmdline (white space at both ends goes).
+    """
+    return f"{cmdline} roothash={root_hash.hex()}".strip()
+
+
 def _config(spec: InitramfsSpec) -> bytes:
     return _assignments(
         PROFILE=spec.profile,
@@ -197,6 +208,7 @@ def _config(spec: InitramfsSpec) -> bytes:
         TPM=spec.tpm,
         BANKS=" ".join(spec.banks),
         VOLUMES=" ".join(volume.name for volume in spec.volumes),
+        CMDLINE=spec.cmdline,
     )
 
 
@@ -213,8 +225,9 @@ def _volume_config(volume: VolumeSpec) -> bytes:
 
 
 def _assignments(**values: str) -> bytes:
-    """Lines a shell can read with ``.``; the checks leave no value with a quote in it."""
-    return "".join(f"{key}='{value}'\n" for key, value in values.items()).encode("ascii")
+    """Lines a shell can read with ``.``: a quote ends the quoted text, stands escaped and begins it again."""
+    quoted = {key: value.replace("'", "'\\''") for key, value in values.items()}
+    return "".join(f"{key}='{value}'\n" for key, value in quoted.items()).encode("ascii")
 
 
 def _check(spec: InitramfsSpec, scripts: Mapping[str, bytes], phases: Mapping[str, bytes]) -> None:
@@ -222,6 +235,10 @@ def _check(spec: InitramfsSpec, scripts: Mapping[str, bytes], phases: Mapping[st
         _one_of(f"initramfs.{field}", getattr(spec, field), allowed)
     if spec.on_failure == "shell" and spec.profile != "dev":
         raise SpecError("initramfs.on_failure: a release never gives a shell; use panic, or set profile: dev")
+    if not _CMDLINE.fullmatch(spec.cmdline):
+        raise SpecError(
+            f"kernel.cmdline: {spec.cmdline!r} has more than printable ASCII or a space at an end; remove it"
+        )
     _whole("initramfs.device_timeout", spec.device_timeout)
     for bank in spec.banks:
         _one_of("initramfs: PCR bank", bank, BANKS)

@@ -37,7 +37,7 @@ _MAX_NUMBER = 1 << 53
 
 _HEADER = """\
 # What this image is made of: every Debian package by version and digest.
-# Made by `doit update:{image}`, which resolves the recipe again; do not edit.
+# Made by `python3 dodo.py update:{image}`, which resolves the recipe again; do not edit.
 """
 
 
@@ -69,6 +69,14 @@ class LockedPackage:
         return self.name, self.version, self.architecture
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The packages that a recipe asked for in one group when its lock was made, sorted."""
+
+    group: str
+    packages: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lock:
     """All packages of an image, sorted by name.
@@ -77,12 +85,14 @@ class Lock:
         suite: the Debian release they come from, ``trixie``.
         architecture: Debian's name for the machine, ``amd64``; packages have this one or ``all``.
         epoch: SOURCE_DATE_EPOCH, seconds since 1970: when the newest index was made.
+        request: what the recipe asked for, sorted by group; a build refuses the lock when it asks for else.
     """
 
     suite: str
     architecture: str
     epoch: int
     packages: tuple[LockedPackage, ...]
+    request: tuple[Asked, ...] = ()
 
     def group(self, name: str) -> tuple[LockedPackage, ...]:
         """The packages of one group, sorted by name."""
@@ -98,6 +108,10 @@ def dump(lock: Lock, *, image: str = "IMAGE") -> str:
     head: dict[str, str | int] = {"suite": lock.suite, "architecture": lock.architecture, "epoch": lock.epoch}
     lines = [_HEADER.format(image=image)]
     lines += [f"{key}: {_scalar(value)}\n" for key, value in head.items()]
+    lines.append("request:\n" if lock.request else "request: {}\n")
+    for item in sorted(lock.request, key=lambda item: item.group):
+        names = ", ".join(_scalar(name) for name in sorted(item.packages))
+        lines.append(f"  {_scalar(item.group)}: [{names}]\n")
     lines.append("packages:\n" if lock.packages else "packages: []\n")
     for package in sorted(lock.packages, key=lambda item: item.key):
         fields: dict[str, str | int] = {
@@ -126,7 +140,7 @@ def load(path: Path) -> Lock:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        what = f"{path}: there is no lock; run `doit update:{path.stem}`, which makes it"
+        what = f"{path}: there is no lock; run `python3 dodo.py update:{path.stem}`, which makes it"
         raise SpecError(what) from None
     return parse(data, str(path))
 
@@ -139,18 +153,19 @@ def parse(data: bytes, source: str) -> Lock:
     """
     reader = _Reader(source)
     root = reader.root(data)
-    fields = reader.mapping(root, ("suite", "architecture", "epoch", "packages"))
+    fields = reader.mapping(root, _LOCK_FIELDS, advice=f"; {_UPDATE}")
     suite = reader.text(fields.get("suite"), _WORD, "a suite such as trixie")
     architecture = reader.text(
         fields.get("architecture"), _ARCHITECTURE, "a Debian architecture such as amd64"
     )
     epoch = reader.number(fields.get("epoch"))
+    request = reader.request(fields.get("request"))
     packages = [reader.package(node, architecture) for node in reader.sequence(fields.get("packages"))]
     reader.unique(packages)
     if reader.problems:
         raise SpecError(reader.problems)
     found = sorted((package for _, package in packages), key=lambda item: item.key)
-    return Lock(suite=suite, architecture=architecture, epoch=epoch, packages=tuple(found))
+    return Lock(suite=suite, architecture=architecture, epoch=epoch, packages=tuple(found), request=request)
 
 
 def _scalar(value: str | int) -> str:
@@ -163,6 +178,8 @@ def _scalar(value: str | int) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+_UPDATE = "run `python3 dodo.py update:` for the image, which makes it again"
+_LOCK_FIELDS = ("suite", "architecture", "epoch", "request", "packages")
 _PACKAGE_FIELDS = ("name", "version", "architecture", "sha256", "size", "source", "source_version", "groups")
 
 
@@ -192,9 +209,7 @@ class _Reader:
             self.problem(None, f"not YAML: {str(error).splitlines()[0]}")
         else:
             if node is None:
-                self.problem(
-                    None, "the lock is empty; run `doit update:` for the image, which makes it again"
-                )
+                self.problem(None, f"the lock is empty; {_UPDATE}")
             return node
         raise SpecError(self.problems)
 
@@ -211,7 +226,12 @@ class _Reader:
                 return
 
     def mapping(
-        self, node: yaml.Node | None, required: Sequence[str], optional: Sequence[str] = ()
+        self,
+        node: yaml.Node | None,
+        required: Sequence[str],
+        optional: Sequence[str] = (),
+        *,
+        advice: str = "",
     ) -> dict[str, yaml.Node]:
         """The fields of a mapping; missing, unknown and repeated ones are mistakes."""
         if node is None:
@@ -232,7 +252,7 @@ class _Reader:
                 fields[name] = value
         for name in required:
             if name not in fields:
-                self.problem(node.start_mark, f"{name} is missing")
+                self.problem(node.start_mark, f"{name} is missing{advice}")
         return fields
 
     def sequence(self, node: yaml.Node | None) -> Iterator[yaml.Node]:
@@ -267,6 +287,19 @@ class _Reader:
         self.problem(node.start_mark, f"{shown} is not a whole number")
         return 0
 
+    def request(self, node: yaml.Node | None) -> tuple[Asked, ...]:
+        """What was asked for by group, sorted."""
+        found: dict[str, Asked] = {}
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            self.problem(node.start_mark, "expected a mapping from groups to lists of package names")
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            group = self.text(key, _WORD, "a group name")
+            if group in found:
+                self.problem(key.start_mark, f"group {group} is there twice")
+            names = self.names(value, _NAME, "a package name", "package")
+            found[group] = Asked(group, names)
+        return tuple(found[group] for group in sorted(found))
+
     def package(self, node: yaml.Node, architecture: str) -> tuple[yaml.Node, LockedPackage]:
         """One line of the list."""
         fields = self.mapping(node, _PACKAGE_FIELDS, ("filename",))
@@ -291,13 +324,20 @@ class _Reader:
 
     def groups(self, node: yaml.Node | None) -> tuple[str, ...]:
         """Sorted names, at least one, none of them twice."""
-        names = [(item, self.text(item, _WORD, "a group name")) for item in self.sequence(node)]
-        for index, (item, name) in enumerate(names):
-            if name and name in (earlier for _, earlier in names[:index]):
-                self.problem(item.start_mark, f"group {name} is there twice")
+        names = self.names(node, _WORD, "a group name", "group")
         if not names and isinstance(node, yaml.SequenceNode):
             self.problem(node.start_mark, "a package belongs to one group at least")
-        return tuple(sorted(name for _, name in names))
+        return names
+
+    def names(self, node: yaml.Node | None, pattern: str, wanted: str, kind: str) -> tuple[str, ...]:
+        """The strings of a list, sorted; one that is there twice is a mistake."""
+        seen: list[str] = []
+        for item in self.sequence(node):
+            name = self.text(item, pattern, wanted)
+            if name and name in seen:
+                self.problem(item.start_mark, f"{kind} {name} is there twice")
+            seen.append(name)
+        return tuple(sorted(seen))
 
     def unique(self, packages: Sequence[tuple[yaml.Node, LockedPackage]]) -> None:
         """Checks that no package is listed twice."""

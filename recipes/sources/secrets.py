@@ -63,16 +63,33 @@ class _Pattern:
 
 
 _NEWLINE = rb"(?:\r?\n|\\r\\n|\\n)"  # a real one, or one inside a JSON string
-_BASE64_BODY = (
-    rb"[ \t]*" + _NEWLINE + rb"(?:[A-Za-z0-9-]+: [^\n\\]*" + _NEWLINE + rb")*(?:" + _NEWLINE + rb")?"
+_MARGIN = rb"[ \t]*(?:(?:#|//|>|;|\*)+[ \t]*)?"  # a key that is commented out or quoted is as public
+_BASE64_BODY = b"".join(
+    (
+        *(rb"[ \t]*", _NEWLINE),
+        *(rb"(?:", _MARGIN, rb"[A-Za-z0-9-]+: [^\n\\]*", _NEWLINE, rb")*"),
+        *(rb"(?:", _MARGIN, _NEWLINE, rb")?"),
+        *(_MARGIN, rb"[A-Za-z0-9+/=]{20}"),
+    )
 )
-_BASE64_BODY += rb"[ \t]*[A-Za-z0-9+/=]{20}"
 
 
 def _token(what: str, anchor: bytes, rest: bytes, *, programs: bool = True) -> _Pattern:
     """A token that begins with its anchor and stands alone."""
     regex = re.compile(rb"(?<![A-Za-z0-9_/+-])" + re.escape(anchor) + rest + rb"(?![A-Za-z0-9_/+-])")
     return _Pattern(what, anchor, regex, programs)
+
+
+def _assigned(what: str, anchor: bytes, value: bytes, *, programs: bool = True) -> _Pattern:
+    """A value that is given to the name its anchor ends, in a shell, INI, YAML or JSON file."""
+    regex = re.compile(re.escape(anchor) + rb"[\"']?\s*[=:]\s*[\"']?" + value)
+    return _Pattern(what, anchor, regex, programs)
+
+
+# 40 characters; those of the service's manual end in EXAMPLEKEY.
+_AWS_SECRET = rb"[A-Za-z0-9/+]{33}(?!EXAMPLEKEY)[A-Za-z0-9/+]{7}"
+# Of OAuth clients: with letters and digits, which a placeholder has not, and no call or index of a program.
+_CLIENT_SECRET = rb"(?=[A-Za-z_.~-]*\d)(?=[\d_.~-]*[A-Za-z])[A-Za-z0-9_.~-]{16,}(?![A-Za-z0-9_.~(\[-])"
 
 
 def _crypt(anchor: bytes, rest: bytes) -> _Pattern:
@@ -99,13 +116,12 @@ _PATTERNS: tuple[_Pattern, ...] = (
     _token("an age identity", b"AGE-SECRET-KEY-1", rb"[0-9A-Z]{58}"),
     _token("an AWS access key", b"AKIA", rb"[0-9A-Z]{9}(?!EXAMPLE)[0-9A-Z]{7}"),
     _token("an AWS session key", b"ASIA", rb"[0-9A-Z]{9}(?!EXAMPLE)[0-9A-Z]{7}", programs=False),
-    _Pattern(
-        "an AWS secret key",
-        b"ecret_access_key",
-        re.compile(
-            rb"[sS]ecret_access_key[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9/+]{33}(?!EXAMPLEKEY)[A-Za-z0-9/+]{7}"
-        ),
-    ),
+    _assigned("an AWS secret key", b"ecret_access_key", _AWS_SECRET),
+    _assigned("an AWS secret key", b"ECRET_ACCESS_KEY", _AWS_SECRET),
+    _assigned("an AWS secret key", b"ecretAccessKey", _AWS_SECRET),
+    _assigned("a client secret", b"client_secret", _CLIENT_SECRET, programs=False),
+    _assigned("a client secret", b"CLIENT_SECRET", _CLIENT_SECRET, programs=False),
+    _assigned("a client secret", b"lientSecret", _CLIENT_SECRET, programs=False),
     _token("a Google API key", b"AIza", rb"[0-9A-Za-z_-]{35}"),
     _Pattern("an Azure storage key", b"AccountKey=", re.compile(rb"AccountKey=[A-Za-z0-9+/]{86}==")),
     _Pattern("an Azure access key", b"SharedAccessKey=", re.compile(rb"SharedAccessKey=[A-Za-z0-9+/]{43}=")),

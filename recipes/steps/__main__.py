@@ -21,8 +21,6 @@ def main(arguments: list[str]) -> int:
     try:
         return int(Main().run(arguments) or 0)
     except Stopped as stopped:
-        what = f"{str(stopped).lower()}; what was finished is kept, the same command goes on from there"
-        sys.stderr.write(f"\ndodo.py: {what}\n")
         return 128 + stopped.number
 
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ..errors import FormatError, MeasureError
 from ..formats import gpt, varstore
 from ..formats.fat_reader import FatFilesystem
+from ..formats.pe import PeImage
 from ..measure.boot import BootInputs, PreparedBoot, SourceNames, prepare
 from ..measure.firmware import FirmwareModel
 from ..measure.sidecar import SideFile
@@ -57,7 +58,7 @@ def read_disk(file: BinaryIO, source: str) -> tuple[bytes, StubInputs]:
 
     Raises:
         FormatError: the disk does not parse or has no ``EFI/BOOT/BOOTX64.EFI``.
-        MeasureError: the EFI system partition holds another boot loader's files.
+        MeasureError: that file is no UKI but another boot loader.
     """
     table = gpt.read(file, source)
     esp = [partition for partition in table.partitions if partition.type_guid == gpt.TYPE_ESP]
@@ -65,14 +66,27 @@ def read_disk(file: BinaryIO, source: str) -> tuple[bytes, StubInputs]:
         raise FormatError(source, f"{len(esp)} EFI system partitions, expected one")
     filesystem = FatFilesystem.open(file, esp[0].offset, f"{source} EFI system partition")
     uki = filesystem.file(BOOT_PATH)
+    data, name = uki.read(), f"{source} {uki.path}"
+    _check_uki(data, name)
     extra = f"{uki.path}.extra.d/"
     return gpt.event_data(file, source), StubInputs(
-        name=f"{source} {uki.path}",
-        uki=uki.read(),
+        name=name,
+        uki=data,
         extra=_beside(filesystem, extra),
         global_addons=_beside(filesystem, ADDONS),
         global_credentials=_beside(filesystem, CREDENTIALS),
     )
+
+
+def _check_uki(data: bytes, name: str) -> None:
+    """Another boot loader decides by files and variables of its own what comes next."""
+    image = PeImage.parse(data, name)
+    missing = [section for section in (".sdmagic", ".linux") if image.section(section) is None]
+    if missing:
+        what = (
+            f"no UKI, it has no section {missing[0]}; what shim, systemd-boot or GRUB starts is not modelled"
+        )
+        raise MeasureError(f"{name}: {what}; put the UKI itself there")
 
 
 def _beside(filesystem: FatFilesystem, folder: str) -> tuple[SideFile, ...]:

@@ -126,11 +126,14 @@ def read_sidecar(path: Path) -> tuple[int, str]:
 
 
 def intact(products: tuple[Path, ...]) -> Callable[[Any, Any], bool]:
-    """An ``uptodate`` check: every product still has the bytes its sidecar records."""
+    """An ``uptodate`` check: every product still has the size and the bytes its sidecar records."""
 
     def check(task: Any, values: Any) -> bool:  # noqa: ANN401 - doit's own calling convention
         try:
-            return all(read_sidecar(product)[1] == DIGESTS.sha256(product) for product in products)
+            return all(
+                read_sidecar(product) == (product.stat().st_size, DIGESTS.sha256(product))
+                for product in products
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

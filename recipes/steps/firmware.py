@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ..errors import SpecError
-from ..machine import QemuMachine, UefiFirmware
+from ..machine import UefiFirmware
 from ..schema import Image
 from . import keys
 from .packages import resolved_lock
@@ -87,8 +87,3 @@ def build_variables(*targets: Path, templates: list[Path], owner: str) -> None:
     for template, target in zip(templates, targets, strict=True):
         variables = varstore.secure_boot_variables(UUID(owner), pk=der[0], kek=(der[1],), db=(der[2],))
         target.write_bytes(varstore.write(template.read_bytes(), variables))
-
-
-def machine_files(image: Image, machine: QemuMachine) -> tuple[Path, Path]:
-    """Code flash and variable store of a machine."""
-    return code_path(image, machine.firmware), variables_path(image, machine.firmware)

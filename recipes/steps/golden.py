@@ -113,9 +113,9 @@ def predict(
     from ..measure.uefi import AcpiTables
     from ..vmm import captures as stored
     from .boot_inputs import read_boot
-    from .models import load_models
+    from .models import load_models, read_captures
 
-    known = [item for path in captures for item in stored.load_captures(path.read_text(), path.name)]
+    known = read_captures(captures)
     digests = {item.code: hashlib.sha256(item.code.read_bytes()).digest() for item in files}
     found = [stored.find(known, item.machine, code_sha256=digests[item.code]) for item in files]
     words = [(item.machine, capture) for item, capture in zip(files, found, strict=True) if capture]

@@ -43,6 +43,9 @@ HEADERS = {
     "update": "resolve a lock again and capture what only a running VMM knows",
 }
 
+# Tasks that run virtual machines or test runners, which must not be left behind.
+START_PROGRAMS = frozenset({"check", "update", "test", "lint", "bench"})
+
 
 def steps(image: Image) -> tuple[Step, ...]:
     """The steps that build and measure an image, in the order in which they depend on each other."""
@@ -69,7 +72,7 @@ def processes(arguments: Sequence[str]) -> int:
 def tasks(images: tuple[Image, ...]) -> Iterator[Task]:
     """All doit tasks."""
     for task in _tasks(images):
-        if "actions" in task:
+        if task["basename"] in START_PROGRAMS and "actions" in task:
             task["actions"] = [(clean_up_when_stopped,), *task["actions"]]
         yield task
 

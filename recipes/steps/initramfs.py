@@ -12,7 +12,7 @@ from .digests import ROOT
 from .packages import resolved_lock
 from .rootfs import own_keys
 from .seeds import data_partition
-from .task import OUT, Step, source_files
+from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
 
 SCRIPTS = ROOT / "initrd"
@@ -21,6 +21,14 @@ SCRIPTS = ROOT / "initrd"
 def archive(image: Image) -> Path:
     """Path of the initramfs."""
     return OUT / image.name / "initramfs.cpio.zst"
+
+
+def kernel_cmdline(image: Image) -> str:
+    """The recipe's command line as it comes to the kernel, before the build adds the root hash.
+
+    The UKI carries it and the initramfs compares with it, so both take it from here.
+    """
+    return image.recipe.kernel.cmdline.strip()
 
 
 def step(image: Image) -> Step:
@@ -41,11 +49,13 @@ def step(image: Image) -> Step:
             "kernel_files": kernel.package_files(image),
             "facts": kernel.kernel_facts(image),
             "architecture": image.recipe.architecture.value,
+            "cmdline": kernel_cmdline(image),
             "profile": image.recipe.profile,
             "spec": image.recipe.initramfs,
             "data": image.recipe.data,
             "partition": str(data_partition(image)),
         },
+        fingerprint=tree_fingerprint(SCRIPTS),
         doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
     )
 
@@ -57,6 +67,7 @@ def build(
     kernel_files: Path,
     facts: Path,
     architecture: str,
+    cmdline: str,
     profile: Profile,
     spec: InitramfsSpec,
     data: DataSpec,
@@ -85,6 +96,7 @@ def build(
         kernel_release=kernel.release_of(facts),
         modules=spec.modules,
         volumes=(volume,),
+        cmdline=cmdline,
         profile=profile.value,
         on_failure=spec.on_failure.value,
         tpm=spec.tpm.value,

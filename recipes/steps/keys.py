@@ -6,10 +6,12 @@ They are for development: whoever can read ``keys/`` can sign for every machine 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
-from ..errors import ImageError
-from .digests import ROOT
+from ..errors import FormatError, ImageError
+from .digests import DIGESTS, ROOT
 from .task import Task, guarded
 
 FOLDER = ROOT / "keys"
@@ -32,17 +34,32 @@ def task() -> Task:
         "basename": "keys",
         "doc": "make development Secure Boot keys in keys/, once",
         "targets": [str(path(role)) for role in ROLES for path in (key_path, certificate_path)],
-        "uptodate": [True],
+        "uptodate": [_checked],
         "actions": [(guarded, [make])],
         "verbosity": 2,
     }
+
+
+def _checked(task: Any, values: dict[str, Any]) -> bool:  # noqa: ANN401 - doit's own calling convention
+    """Whether the keys are those that were good when ``make`` last ended."""
+    task.value_savers.append(lambda: {"keys": _state()})
+    try:
+        return bool(values.get("keys") == _state())
+    except OSError:
+        return False
+
+
+def _state() -> list[list[str]]:
+    paths = [path(role) for role in ROLES for path in (key_path, certificate_path)]
+    return [[stat.filemode(path.stat().st_mode), DIGESTS.sha256(path)] for path in paths]
 
 
 def make() -> None:
     """Makes the keys that are missing; a key before its certificate, so a killed run loses nothing.
 
     Raises:
-        ImageError: a certificate without its key: that key is lost and must not be replaced in silence.
+        ImageError: a certificate without its key: that key is lost and must not be replaced in silence; a
+            key that others can read, or that cannot sign with its certificate.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -62,6 +79,25 @@ def make() -> None:
             private = secureboot_keys.load_key(key.read_bytes(), f"keys/{key.name}")
             pem = secureboot_keys.make_certificate(private, name).public_bytes(Encoding.PEM)
             _write(certificate, pem, 0o644)
+        _check(role)
+
+
+def _check(role: str) -> None:
+    from ..formats import secureboot_keys
+
+    key, certificate = key_path(role), certificate_path(role)
+    name = f"keys/{key.name}"
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o077:
+        raise ImageError(f"{name}: others may use it (mode {mode:04o}); run chmod 600 {name}")
+    remedy = f"remove {name} and keys/{certificate.name} to make new ones"
+    try:
+        private = secureboot_keys.load_key(key.read_bytes(), name)
+        public = secureboot_keys.load_certificate(certificate.read_bytes(), f"keys/{certificate.name}")
+    except FormatError as error:
+        raise ImageError(f"{error}; {remedy}") from None
+    if public.public_key() != private.public_key():
+        raise ImageError(f"{name}: is not the key of keys/{certificate.name}; {remedy}")
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

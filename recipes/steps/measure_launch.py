@@ -17,12 +17,12 @@ from ..machine import QemuMachine, UefiFirmware
 from ..measure import secureboot
 from ..measure.boot import replay_boot
 from ..measure.uefi import AcpiTables
-from ..vmm.captures import AcpiCapture, load_captures
+from ..vmm.captures import AcpiCapture
 from ..vmm.models import find_firmware, known_firmware
 from ..vmm.qemu_parse import parse
 from .boot_inputs import read_boot
 from .digests import ROOT
-from .models import load_models
+from .models import load_models, read_captures
 
 PROFILE = "qemu-uefi-tpm"
 
@@ -49,7 +49,7 @@ def measure_launch(argv: Sequence[str], captures: Sequence[Path] | None) -> Meas
     code, variables = Path(launch.files.code), Path(launch.files.vars)
     if not launch.files.disks or launch.files.disks[0].format != "raw":
         raise MeasureError("-drive: the first disk must be a raw image; convert it, or measure the raw one")
-    known = _captures(captures)
+    known = read_captures(captures or sorted((ROOT / "recipes" / "images").glob("*.captures.lock")))
     digest = hashlib.sha256(code.read_bytes()).digest()
     machine = _as_stored(launch.machine, variables, digest)
     capture = _find(known, machine, digest)
@@ -68,11 +68,6 @@ def _as_stored(machine: QemuMachine, variables: Path, digest: bytes) -> QemuMach
     stored_variables = varstore.read(variables.read_bytes(), variables.name)
     enforced = (facts is None or facts.secure_boot_variable) and secureboot.is_enforced(stored_variables)
     return replace(machine, firmware=replace(machine.firmware, secure_boot=enforced))
-
-
-def _captures(paths: Sequence[Path] | None) -> list[AcpiCapture]:
-    found = paths or sorted((ROOT / "recipes" / "images").glob("*.captures.lock"))
-    return [item for path in found for item in load_captures(path.read_text(encoding="utf-8"), path.name)]
 
 
 def _find(known: Sequence[AcpiCapture], machine: QemuMachine, digest: bytes) -> AcpiCapture | None:

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from ..document import MAX_DOCUMENT
+from ..errors import FormatError
 from ..machine import QemuMachine
 from ..measure.firmware import BootOption, FirmwareFile, FirmwareModel, Patch
 from ..measure.trace import Established
-from ..vmm.captures import AcpiCapture
+from ..vmm.captures import AcpiCapture, load_captures
 from ..vmm.models import FirmwareFacts, FirmwareOption, known_firmware
 
-# The VMM that firmware's behaviour was established under. Spec: recipes/vmm/firmware.json, "established".
-VMM = "qemu-tcg"
+
+def read_captures(paths: Iterable[Path]) -> list[AcpiCapture]:
+    """The captures of some files.
+
+    Raises:
+        FormatError: a file is too large, is no UTF-8 text or holds no captures.
+    """
+    return [item for path in paths for item in load_captures(_read_text(path), path.name)]
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MAX_DOCUMENT + 1)
+    if len(data) > MAX_DOCUMENT:
+        raise FormatError(path.name, f"larger than {MAX_DOCUMENT} bytes; give a file of captures")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(path.name, "no UTF-8 text; give a file of captures", offset=error.start) from None
 
 
 def load_models(captures: Iterable[tuple[QemuMachine, AcpiCapture]] = ()) -> tuple[FirmwareModel, ...]:
@@ -49,7 +69,9 @@ def _model(facts: FirmwareFacts, captures: tuple[tuple[QemuMachine, AcpiCapture]
         measures_smbios=facts.measures_smbios,
         boot_options=tuple(_option(option) for option in facts.boot_options),
         patches=tuple(dict.fromkeys((*known, *captured))),
-        established=tuple((register, Established(label)) for register, label in facts.established_for(VMM)),
+        established=tuple(
+            (place, register, Established(label)) for place, register, label in facts.established
+        ),
     )
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..schema import Image
 from ..units import MIB
-from .digests import CACHE
+from .digests import CACHE, ROOT
 from .task import OUT, Step
 
 if TYPE_CHECKING:
-    from ..sources.apt import Request
     from ..sources.lock import Lock
+    from ..sources.request import Request
 
 PACKAGES = CACHE / "packages"
 APT_WORK = CACHE / "apt"
@@ -30,6 +30,7 @@ def resolved_lock(image: Image) -> Path:
 
 def step(image: Image) -> Step:
     """The step that fetches packages."""
+    recipe = image.recipe
     return Step(
         basename="packages",
         image=image,
@@ -37,7 +38,16 @@ def step(image: Image) -> Step:
         inputs=(image.lock_path,),
         build=partial(build, image=image),
         arguments={},
-        fingerprint=(image.recipe.rootfs.packages, image.recipe.initramfs.packages, locked_only()),
+        fingerprint=(
+            recipe.debian.suite,
+            recipe.architecture,
+            recipe.rootfs.packages,
+            recipe.initramfs.packages,
+            recipe.kernel.package,
+            recipe.uki.stub,
+            _firmware(image),
+            locked_only(),
+        ),
         uptodate=(_cache_is_whole(image),),
         doc="download the locked packages and check each against the lock",
     )
@@ -50,24 +60,32 @@ def locked_only() -> bool:
 
 def request(image: Image) -> Request:
     """What the recipe asks of Debian, by group."""
-    from ..sources.apt import Closure, Group, Request
+    from ..sources.request import Closure, Group, Request
 
     recipe = image.recipe
-    firmware = sorted({machine.firmware.package for machine in image.machines})
+    path = image.path
     return Request(
         image=image.name,
+        recipe=(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix(),
+        suite=recipe.debian.suite,
+        architecture=DEBIAN_ARCHITECTURES[recipe.architecture.value],
         groups=(
-            Group("rootfs", recipe.rootfs.packages),
-            Group("initramfs", recipe.initramfs.packages),
-            Group("kernel", (recipe.kernel.package,), Closure.KERNEL),
-            Group("stub", (recipe.uki.stub,), Closure.NONE),
-            Group("firmware", tuple(firmware), Closure.NONE),
+            Group("rootfs", recipe.rootfs.packages, place="rootfs.packages"),
+            Group("initramfs", recipe.initramfs.packages, place="initramfs.packages"),
+            Group("kernel", (recipe.kernel.package,), Closure.KERNEL, place="kernel.package"),
+            Group("stub", (recipe.uki.stub,), Closure.NONE, place="uki.stub"),
+            Group("firmware", _firmware(image), Closure.NONE, place="machines.firmware"),
         ),
     )
 
 
+def _firmware(image: Image) -> tuple[str, ...]:
+    """The packages with the firmware of the image's machines."""
+    return tuple(sorted({machine.firmware.package for machine in image.machines}))
+
+
 def build(target: Path, *, image: Image) -> None:
-    """Fills the cache and writes the lock that was used."""
+    """Fills the cache and writes the lock that was used, which is what the recipe asks for."""
     from ..sources import apt
     from ..sources import lock as locks
 

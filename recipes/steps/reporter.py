@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from doit.exceptions import BaseFail
+from doit.exceptions import BaseFail, UnmetDependency
 from doit.reporter import ConsoleReporter
 
 Task = Any
@@ -23,6 +23,10 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
 
     def _write_failure(self, result: dict[str, Any], write_exception: bool = True) -> None:
         failure: BaseFail = result["exception"]
+        if isinstance(failure, UnmetDependency):
+            needed = ", ".join(failure.message.split())
+            self.write(f"\n{result['task'].name} was not made; it needs {needed}\n")
+            return
         message = failure.get_msg().strip() if write_exception else ""
         self.write(f"\n{result['task'].name} failed:\n{message}\n")
 

@@ -10,7 +10,7 @@ from . import kernel, keys
 from .digests import ROOT
 from .packages import resolved_lock
 from .seeds import derived_uuid
-from .task import OUT, Step, source_files
+from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def step(image: Image) -> Step:
             "facts": kernel.kernel_facts(image),
             "uuid": str(derived_uuid(image, "rootfs")),
         },
+        fingerprint=tree_fingerprint(*overlays),
         doc="unpack the packages, configure them and write the root file system (EROFS)",
     )
 

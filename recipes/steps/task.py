@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ ADVICE = {
     errno.EROFS: "make it writable",
     errno.EACCES: "correct its permissions",
     errno.EPERM: "correct its permissions",
+    errno.EISDIR: "remove the folder that is in a file's place",
+    errno.ENOTDIR: "remove the file that is in a folder's place",
+    errno.EEXIST: "remove what is in its place",
 }
 
 
@@ -85,7 +89,7 @@ class Step:
                 *self.uptodate,
             ],
             "actions": [(guarded, [self.run])],
-            "clean": [(_clean, [self.products])],
+            "clean": [(guarded, [partial(_clean, self.products)])],
             "verbosity": 2,
         }
 
@@ -136,7 +140,8 @@ def guarded(action: Callable[[], None]) -> TaskFailed | None:
     except OSError as error:
         if error.errno not in ADVICE:
             raise
-        what = f"{error.filename or OUT}: {str(error.strerror).lower()}"
+        # Of a renaming, the new name is the one a user knows.
+        what = f"{error.filename2 or error.filename or OUT}: {str(error.strerror).lower()}"
         return TaskFailed(f"{what}; {ADVICE[error.errno]} and run the same command again")
     return None
 
@@ -165,6 +170,25 @@ def source_files(*folders: Path) -> tuple[Path, ...]:
         path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
     )
     return tuple(sorted(path for path in found if "__pycache__" not in path.parts))
+
+
+def tree_fingerprint(*folders: Path) -> tuple[tuple[str, str, bool, str], ...]:
+    """What decides about folders besides the bytes of their files: path, kind, executable bit, link target.
+
+    Only the owner's executable bit counts, as in an overlay. A folder that is not there is one entry less.
+    """
+    entries = []
+    for folder in folders:
+        for path in (folder, *folder.rglob("*")):
+            try:
+                mode = path.lstat().st_mode
+                target = str(path.readlink()) if stat.S_ISLNK(mode) else ""
+            except FileNotFoundError:
+                continue
+            name = path.relative_to(folder.parent).as_posix()
+            executable = stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR)
+            entries.append((name, stat.filemode(mode)[0], executable, target))
+    return tuple(sorted(entries))
 
 
 @cache

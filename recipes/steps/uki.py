@@ -41,7 +41,7 @@ def step(image: Image) -> Step:
             "facts": kernel.kernel_facts(image),
             "initrd": initramfs.archive(image),
             "verity_facts": verity.verity_facts(image),
-            "cmdline": image.recipe.kernel.cmdline,
+            "cmdline": initramfs.kernel_cmdline(image),
             "name": image.name,
             "version": image.recipe.version,
             "suite": image.recipe.debian.suite,
@@ -66,11 +66,12 @@ def build(
     """Writes the signed image."""
     from ..formats import authenticode, secureboot_keys
     from ..formats import uki as formats_uki
+    from ..sources.initramfs import command_line
 
-    root_hash = verity.read_facts(verity_facts).root_hash
+    line = command_line(cmdline, verity.read_facts(verity_facts).root_hash)
     sections = [
         formats_uki.UkiSection(".osrel", os_release(name, version, suite)),
-        formats_uki.UkiSection(".cmdline", f"{cmdline} roothash={root_hash.hex()}".strip().encode()),
+        formats_uki.UkiSection(".cmdline", line.encode("ascii")),
         formats_uki.UkiSection(".uname", kernel.release_of(facts).encode()),
         formats_uki.UkiSection(".linux", linux.read_bytes()),
         formats_uki.UkiSection(".initrd", initrd.read_bytes()),

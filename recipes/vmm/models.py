@@ -86,7 +86,8 @@ class FirmwareFacts:
         layout: where it places things in the address space.
         boot_options: in the order they are made, which is that of their numbers.
         words: known word sets.
-        established: VMM (``qemu-tcg``), register and label; what is missing is ``spec-only``.
+        established: place (VMM, version, accelerator, machine type: ``qemu 7.2 tcg pc-q35-7.2``), register
+            and label. ``booted``: a test of the repository repeats the boot; ``oracle``: it is recorded.
     """
 
     package: str
@@ -110,10 +111,6 @@ class FirmwareFacts:
     def words_for(self, machine: QemuMachine) -> Words | None:
         """The words PEI modules write on ``machine``; None where they are not known and must be learnt."""
         return next((words.words for words in self.words if words.covers(machine)), None)
-
-    def established_for(self, vmm: str) -> tuple[tuple[str, str], ...]:
-        """Register and label of what was established under ``vmm``."""
-        return tuple((register, label) for name, register, label in self.established if name == vmm)
 
 
 def known_firmware() -> tuple[FirmwareFacts, ...]:
@@ -196,10 +193,10 @@ def _words(fields: Fields) -> WordSet:
 
 def _established(fields: Fields) -> tuple[tuple[str, str, str], ...]:
     found: list[tuple[str, str, str]] = []
-    for vmm in sorted(fields.values):
-        registers = fields.fields(vmm)
+    for place in sorted(fields.values):
+        registers = fields.fields(place)
         found += (
-            (vmm, register, _choice(registers, register, sorted(LABELS)))
+            (place, register, _choice(registers, register, sorted(LABELS)))
             for register in sorted(registers.values)
         )
     return tuple(found)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import MeasureError
 from ..machine import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
+from ..units import GIB
 from .qemu import TPM_DRIVERS, DriveFile, LaunchFiles
 from .qemu_options import (
     CARRIED,
@@ -30,6 +31,9 @@ _TYPE = re.compile(r"q35|pc|pc-(q35|i440fx)-[0-9]+\.[0-9]+(\.[0-9]+)?")
 _TPM = {driver: TpmInterface(value) for value, driver in TPM_DRIVERS.items()}
 _HOST_SIDE = ("aio", "cache", "detect-zeroes", "discard", "media", "rerror", "werror")
 """Settings of a drive that only the host sees."""
+
+MAX_MEMORY = 1024 * GIB
+"""As in a recipe: the address layout of larger machines is not modelled."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def parse(
         accelerator=_accelerator(line),
         cpu=_once(line, "-cpu"),
         vcpus=parse_count("-smp", line.once.get("-smp", "1")),
-        memory=parse_memory("-m", _once(line, "-m")),
+        memory=_memory(line),
         firmware=firmware,
         tpm=tpm,
         disks=disks,
@@ -125,6 +129,14 @@ def _once(line: CommandLine, option: str) -> str:
     if option not in line.once:
         raise MeasureError(f"{option}: missing; QEMU's default depends on how it was built")
     return line.once[option]
+
+
+def _memory(line: CommandLine) -> int:
+    size = parse_memory("-m", _once(line, "-m"))
+    if size > MAX_MEMORY:
+        what = "more than 1024 GiB, and how such a machine lays out its memory is not modelled"
+        raise MeasureError(f"-m {line.once['-m']}: {what}; give it less")
+    return size
 
 
 def _machine_type(line: CommandLine, firmware: UefiFirmware) -> str:

@@ -1,13 +1,12 @@
-"""Machines for the boot tests: the shipped disk with something done to it, started by UEFI or by its kernel alone.
+"""Machines for the boot tests: the shipped disk with something done to it, started by firmware or kernel.
 
-A direct kernel boot runs the same kernel and the same initramfs as the UKI, without the firmware, in a third of
-the time. It measures nothing worth comparing; it serves where only the initramfs, the kernel or a file system is
-judged.
+A direct kernel boot runs the same kernel and the same initramfs as the UKI, without the firmware, in a third
+of the time. It measures nothing worth comparing; it serves where only the initramfs, the kernel or a file
+system is judged.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,13 +14,16 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 
 from recipes.errors import ToolError
 from recipes.formats import cpio, gpt
@@ -35,16 +37,17 @@ from recipes.steps import disk, golden, initramfs, kernel, packages, rootfs, ver
 from recipes.steps.develop import TESTED_IMAGE
 from recipes.steps.firmware import code_path, variables_path
 from recipes.steps.task import OUT
-from recipes.units import MIB
+from recipes.units import SECTOR_SIZE
 from recipes.vmm.launch import Qemu, Swtpm
 from recipes.vmm.qemu import PROGRAM, DriveFile, LaunchFiles, escape, render
 from tests.support import ROOT, require_tool
 
 # On two quiet cores a boot takes a fifth of this.
-TIMEOUT = 150.0
+TIMEOUT = 420.0
 # Ends every wait when the test session ends early.
 STOP = threading.Event()
 
+# Looks at the console, and ends the boot when it has seen enough.
 Until = Callable[[bytes], bool]
 
 
@@ -101,6 +104,11 @@ class Built:
         found = self.manifest.machine(name)
         assert found is not None
         return found
+
+
+# Boots something in a folder of its own and says what it showed; a module lists its own as BOOTS.
+Boot = Callable[[Built, Path], Any]
+Boots = Mapping[str, Future[Any]]
 
 
 def find_built() -> Built:
@@ -164,7 +172,12 @@ def boot_kernel(
     initrd: Path | None = None,
     until: Until | None = None,
 ) -> Run:
-    """Boots the image's kernel without firmware, by default with the image's initramfs, until it ends by itself."""
+    """Boots the image's kernel without firmware until it ends by itself.
+
+    Args:
+        initrd: instead of the image's initramfs.
+        until: ends the boot before it ends by itself.
+    """
     machine = built.image.machines[0]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-")))
@@ -180,7 +193,11 @@ def boot_kernel(
             words += ["-device", f"virtio-blk-pci,drive=d{number}"]
         words += ["-kernel", str(built.kernel), "-initrd", str(initrd or built.initramfs)]
         qemu = stack.enter_context(Qemu([*words, "-append", command_line]))
-        return _watch(qemu, folder / "console", until or (lambda console: False))
+        return _watch(qemu, folder / "console", until or _never)
+
+
+def _never(console: bytes) -> bool:
+    return False
 
 
 def _watch(qemu: Qemu, path: Path, until: Until) -> Run:
@@ -197,11 +214,26 @@ def _watch(qemu: Qemu, path: Path, until: Until) -> Run:
         time.sleep(0.2)
 
 
-def copy_disk(source: Path, target: Path) -> Path:
-    """A copy that may be changed; holes stay holes."""
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
-    target.chmod(0o600)
-    return target
+@contextmanager
+def altered(built: Built, folder: Path) -> Iterator[Path]:
+    """A copy of the shipped disk, to be changed, and gone when its boot is over; holes stay holes."""
+    path = folder / "disk.raw"
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", built.disk, path], check=True)
+    path.chmod(0o600)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def edit_table(disk: Path, edit: Callable[[gpt.PartitionTable], gpt.PartitionTable]) -> None:
+    """Writes another partition table, both copies; what is in the partitions stays."""
+    with disk.open("r+b") as file:
+        table = edit(gpt.read(file, disk.name))
+        file.seek(0)
+        file.write(table.primary())
+        file.seek(-gpt.BACKUP_SECTORS * SECTOR_SIZE, os.SEEK_END)
+        file.write(table.backup())
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
@@ -254,7 +286,5 @@ def add_to_initramfs(initramfs: Path, target: Path, tree: FileTree) -> Path:
 
 def shipped_file(initramfs: Path, path: str) -> bytes:
     """A file of a built initramfs."""
-    import zstandard
-
     plain = zstandard.ZstdDecompressor().stream_reader(initramfs.read_bytes()).read()
     return next(entry.data for entry in cpio.read_newc(plain, initramfs.name) if entry.name == path)

@@ -1,14 +1,14 @@
-"""Predictions held against swtpm: every register and every event of four machines, and what a wrong one looks like.
+"""Predictions held against swtpm: every register and event of four machines, and how a wrong one is named.
 
-The four machines differ in vCPUs, memory, TPM interface and Secure Boot, and each is booted once by the script that
-ships. All other tests here take what those boots showed and boot nothing.
+The four machines differ in vCPUs, memory, TPM interface and Secure Boot, and each is booted once by the
+script that ships. All other tests here take what those boots showed and boot nothing.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from recipes.steps import check, golden
 from recipes.steps.check import Proof, prove
 from recipes.vmm import launch
 
-from .support import Built
+from .support import Boot, Boots, Built
 
 pytestmark = pytest.mark.boot
 
@@ -34,18 +34,24 @@ PHASES = tuple(f"PCR11:{phase}" for phase in ("enter-initrd", "leave-initrd", "s
 # Registers of the one machine that nothing but constants goes into: they have no step to falsify.
 EMPTY = ("PCR12", "PCR13")
 
-Proofs = Mapping[str, Future[Proof]]
 Golden = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def proofs(built: Built, pool: ThreadPoolExecutor) -> Proofs:
-    return {name: pool.submit(prove, built.image, built.expected(name)) for name in MACHINES}
+def prove_one(name: str, built: Built, folder: Path) -> Proof:
+    return prove(built.image, built.expected(name))
+
+
+BOOTS: dict[str, Boot] = {name: partial(prove_one, name) for name in MACHINES}
 
 
 @pytest.fixture(scope="module")
-def proof(proofs: Proofs) -> Proof:
-    return proofs[ONE].result()
+def proofs(boots: Boots) -> Mapping[str, Proof]:
+    return {name: boots[name].result() for name in MACHINES}
+
+
+@pytest.fixture(scope="module")
+def proof(proofs: Mapping[str, Proof]) -> Proof:
+    return proofs[ONE]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +63,10 @@ def report(proof: Proof, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_every_register_and_event_is_as_predicted(built: Built, proofs: Proofs, name: str) -> None:
-    proof = proofs[name].result()
+def test_every_register_and_event_is_as_predicted(
+    built: Built, proofs: Mapping[str, Proof], name: str
+) -> None:
+    proof = proofs[name]
     assert proof.comparison.differences == ()
     compared = {(result.register, result.algorithm) for result in proof.comparison.results}
     refused = {register for register, _ in proof.refused}
@@ -72,21 +80,25 @@ def test_every_register_and_event_is_as_predicted(built: Built, proofs: Proofs, 
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_pcr_1_is_compared_where_its_acpi_tables_come_from(built: Built, proofs: Proofs, name: str) -> None:
+def test_pcr_1_is_compared_where_its_acpi_tables_come_from(
+    built: Built, proofs: Mapping[str, Proof], name: str
+) -> None:
     captured, here = built.expected(name).vmm, launch.qemu_version()
-    compared = {result.register for result in proofs[name].result().comparison.results}
+    compared = {result.register for result in proofs[name].comparison.results}
     if captured == f"qemu {here}":
         assert "PCR1" in compared
-        assert proofs[name].result().refused == ()
+        assert proofs[name].refused == ()
     else:
         reason = f"its ACPI tables were captured from QEMU {captured.removeprefix('qemu ')}, this is {here}"
         assert "PCR1" not in compared
-        assert proofs[name].result().refused == (("PCR1", reason),)
+        assert proofs[name].refused == (("PCR1", reason),)
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_the_guest_is_the_machine_that_was_measured(built: Built, proofs: Proofs, name: str) -> None:
-    machine, report = built.machine(name), proofs[name].result().report
+def test_the_guest_is_the_machine_that_was_measured(
+    built: Built, proofs: Mapping[str, Proof], name: str
+) -> None:
+    machine, report = built.machine(name), proofs[name].report
     assert report.facts["cpus"] == str(machine.vcpus)
     # The kernel counts what firmware, and SMM with it, leave over.
     assert 0.75 < int(report.facts["memory-kib"]) * 1024 / machine.memory < 1
@@ -96,9 +108,9 @@ def test_the_guest_is_the_machine_that_was_measured(built: Built, proofs: Proofs
     assert report.failed_units == ()
 
 
-def test_the_machines_do_not_measure_the_same(proofs: Proofs) -> None:
+def test_the_machines_do_not_measure_the_same(proofs: Mapping[str, Proof]) -> None:
     """Were two of them one machine by mistake, they would prove half of what they claim."""
-    results = [proofs[name].result().comparison.results for name in MACHINES]
+    results = [proofs[name].comparison.results for name in MACHINES]
     values = [{(item.register, item.algorithm): item.observed for item in each} for each in results]
     assert len({each["PCR11:ready", HashAlgorithm.SHA256] for each in values}) == 1
     if all("PCR1" in {register for register, _ in each} for each in values):

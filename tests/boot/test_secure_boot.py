@@ -1,8 +1,9 @@
-"""What firmware does before it hands over: it mends partition tables, and it starts nothing that is not signed.
+"""What firmware does before it hands over: it mends partition tables, and starts nothing that is not signed.
 
-One UEFI boot for all of it, with Secure Boot on. The machine has six disks, tried one after the other. The first
-five have a damaged partition table, and those that firmware can read hold a UKI it has to refuse. The last one is
-whole and signed: it shows that the others fail for their damage, and its kernel's first words end the boot.
+One UEFI boot for all of it, with Secure Boot on. The machine has six disks, tried one after the other. The
+first five have a damaged partition table, and those that firmware can read hold a UKI it has to refuse. The
+last one is whole and signed: it shows that the others fail for their damage, and its kernel's first words end
+the boot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from recipes.steps import uki
 from recipes.steps.boot_inputs import BOOT_PATH
 from recipes.units import MIB, SECTOR_SIZE
 
-from .support import Built, Run, boot_uefi, flip, read_at
+from .support import Boot, Boots, Built, Run, boot_uefi, flip, read_at
 
 pytestmark = pytest.mark.boot
 
@@ -108,9 +109,15 @@ def decided(console: bytes) -> bool:
     return b"EFI stub: " in console or b"No bootable option or device was found" in console
 
 
-@pytest.fixture(scope="module")
-def boot(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Outcome]]:
-    folder = tmp_path_factory.mktemp("secure-boot")
+@dataclass(frozen=True)
+class Boundary:
+    """What firmware said and what it left of every disk."""
+
+    run: Run
+    outcomes: dict[str, Outcome]
+
+
+def boot_disks(built: Built, folder: Path) -> Boundary:
     known = programs(uki.uki_path(built.image).read_bytes())
     paths = {name: folder / f"{name.replace(' ', '-')}.raw" for name in CASES}
     before = {}
@@ -124,26 +131,33 @@ def boot(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, d
     outcomes = {name: Outcome(*before[name], Tables.of(path)) for name, path in paths.items()}
     for path in paths.values():
         path.unlink()
-    return run, outcomes
+    return Boundary(run, outcomes)
+
+
+BOOTS: dict[str, Boot] = {"disks": boot_disks}
+
+
+@pytest.fixture(scope="module")
+def boundary(boots: Boots) -> Boundary:
+    found: Boundary = boots["disks"].result()
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_firmware_starts_only_what_is_signed_and_found(
-    boot: tuple[Run, dict[str, Outcome]], name: str
-) -> None:
+def test_firmware_starts_only_what_is_signed_and_found(boundary: Boundary, name: str) -> None:
     option = f"Boot{list(CASES).index(name) + 1:04}"
-    failures = re.findall(rf'failed to load {option} "[^"]*" from [^:]*: (.*)', boot[0].text)
+    failures = re.findall(rf'failed to load {option} "[^"]*" from [^:]*: (.*)', boundary.run.text)
     assert failures == ([CASES[name].verdict] if CASES[name].verdict else [])
 
 
-def test_the_only_kernel_that_starts_is_that_of_the_last_disk(boot: tuple[Run, dict[str, Outcome]]) -> None:
-    before, _, after = boot[0].text.partition(f'starting Boot{len(CASES):04} "')
+def test_the_only_kernel_that_starts_is_that_of_the_last_disk(boundary: Boundary) -> None:
+    before, _, after = boundary.run.text.partition(f'starting Boot{len(CASES):04} "')
     assert "EFI stub" not in before
     assert "EFI stub" in after
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_firmware_mends_one_table_from_the_other(boot: tuple[Run, dict[str, Outcome]], name: str) -> None:
-    outcome = boot[1][name]
+def test_firmware_mends_one_table_from_the_other(boundary: Boundary, name: str) -> None:
+    outcome = boundary.outcomes[name]
     assert (outcome.damaged != outcome.written) == bool(CASES[name].flips)
     assert outcome.left == (outcome.written if CASES[name].mended else outcome.damaged)

@@ -9,8 +9,10 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +146,49 @@ def test_a_folder_of_another_user_is_one_message(small: Small) -> None:
     listed = project.run("list")
     assert listed.returncode == 0, listed.stderr
     assert "debian-cvm" in listed.stdout
+
+
+QEMU = """#!/bin/sh
+case "$*" in *--version*) echo "QEMU emulator version 7.2.22"; exit;; esac
+echo $$ >> "{log}"
+exec sleep 300
+"""
+SWTPM = """#!{python}
+import re, socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind(re.search("path=([^,]*)", " ".join(sys.argv))[1])
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_machine_outlives_a_check_that_is_stopped(
+    small: Small, tmp_path: Path, number: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    for name, text in (("qemu-system-x86_64", QEMU), ("swtpm", SWTPM)):
+        (tmp_path / name).write_text(text.format(log=log, python=sys.executable))
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    project = replace(small.project, plain=False, environment=environment)
+    process = project.start("check:debian-cvm")
+    for _ in range(400):
+        pids = log.read_text().split() if log.exists() else []
+        if len(pids) == 2:
+            break
+        time.sleep(0.05)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(str(finish(process)))
+    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+    result = finish(process)
+    assert result.returncode == 128 + number, complaint(result)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and _alive(pid)]
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process runs; one that nobody has asked about yet is dead."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_second_build_waits_and_says_for_whom(small_build: Small) -> None:

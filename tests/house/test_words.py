@@ -35,7 +35,7 @@ FORBIDDEN = {
 }
 # Folders that only some machines have; where this checkout stands is one of them.
 PLACES = (
-    *(r"/Us" + r"ers/\w+", r"/wo" + r"rk/\w+", r"/root/[\w.]+", r"/tmp/\w+", r"/opt/wheels"),
+    *(r"/Us" + r"ers/\w+", r"/wo" + r"rk/\w+", r"/root/[\w.]+", r"/tmp/\w+", r"/opt/wh" + r"eels"),
     re.escape(str(ROOT)),
 )
 # Text of others, kept as it came: what they wrote in it is theirs.

@@ -13,9 +13,9 @@ import pytest
 
 from recipes.errors import SpecError, ToolError
 from recipes.sources import apt
-from recipes.sources.apt import Closure, Group, Request
-from recipes.sources.lock import Lock, LockedPackage
+from recipes.sources.lock import Asked, Lock, LockedPackage
 from recipes.sources.mirror import Archives
+from recipes.sources.request import Closure, Group, Request
 from tests.packages import EPOCH, Repository
 from tests.support import require_tool
 
@@ -26,6 +26,12 @@ GROUPS = (
     Group("kernel", ("linux-image-cloud",), Closure.KERNEL),
     Group("firmware", ("ovmf",), Closure.NONE),
 )
+
+
+def request(groups: Sequence[Group]) -> Request:
+    return Request(
+        image="demo", recipe="demo.yaml", suite="trixie", architecture="amd64", groups=tuple(groups)
+    )
 
 
 @dataclass
@@ -57,7 +63,7 @@ class World:
             lock,
             self.cache,
             self.folder / "work",
-            request=Request("demo", tuple(groups)),
+            request=request(groups),
             locked_only=locked_only,
             notify=self.warnings.append,
             progress=lambda done, total: self.progress.append((done, total)),
@@ -103,6 +109,11 @@ def test_resolve(world: World) -> None:
     fixed = world.repository.add("app", "1:1.0+deb13u1", "Depends: lib (>= 1)\n", release="trixie-security")
     lock = world.resolve()
     assert (lock.suite, lock.architecture, lock.epoch) == ("trixie", "amd64", EPOCH)
+    assert lock.request == (
+        Asked("firmware", ("ovmf",)),
+        Asked("kernel", ("linux-image-cloud",)),
+        Asked("rootfs", ("app",)),
+    )
     assert versions(lock, "rootfs") == {"app": "1:1.0+deb13u1", "lib": "1.1", "lib-data": "1.0"}
     assert versions(lock, "kernel") == {"linux-image-cloud": "6.1", "linux-image-6.1-cloud": "6.1"}
     assert versions(lock, "firmware") == {"ovmf": "2025"}
@@ -176,7 +187,7 @@ def test_a_version_that_is_gone_is_refused(world: World) -> None:
         world.fetch(lock, locked_only=True)
     assert str(caught.value) == (
         "lock of demo: trixie no longer has app 1:1.0, lib 1.0; "
-        "run `doit update:demo`, or set GOLDSMITH_SNAPSHOT"
+        "run `python3 dodo.py update:demo`, or set GOLDSMITH_SNAPSHOT"
     )
 
 
@@ -190,7 +201,7 @@ def test_a_version_that_is_gone_is_substituted(world: World) -> None:
     world.repository.add("app", "1:2.0", "Depends: lib, lib-data\n")  # not needed, so not taken
     used = world.fetch(lock)
     assert versions(used, "rootfs") == {"app": "1:1.0", "lib": "1.2", "lib-data": "1.2", "new": "5"}
-    assert used.epoch == lock.epoch
+    assert (used.epoch, used.request) == (lock.epoch, lock.request)
     assert [package for package in used.packages if package.name in ("app", "ovmf")] == [
         one(lock, "app"),
         one(lock, "ovmf"),
@@ -199,7 +210,7 @@ def test_a_version_that_is_gone_is_substituted(world: World) -> None:
     [warning] = world.warnings
     assert warning == (
         "lock of demo: trixie no longer has lib 1.0, lib-data 1.0; building with lib 1.0 -> 1.2, "
-        "lib-data 1.0 -> 1.2, new (new) -> 5; run `doit update:demo` to lock these"
+        "lib-data 1.0 -> 1.2, new (new) -> 5; run `python3 dodo.py update:demo` to lock these"
     )
     # The substitutes are a lock like any other.
     assert world.fetch(used, locked_only=True) is used
@@ -242,15 +253,47 @@ def test_a_kernel_with_a_new_name(world: World) -> None:
     assert warning == (
         "lock of demo: trixie no longer has linux-image-6.1-cloud 6.1, linux-image-cloud 6.1; building with "
         "linux-image-6.1-cloud 6.1 -> (gone), linux-image-6.2-cloud (new) -> 6.2, "
-        "linux-image-cloud 6.1 -> 6.2; run `doit update:demo` to lock these"
+        "linux-image-cloud 6.1 -> 6.2; run `python3 dodo.py update:demo` to lock these"
     )
 
 
-def test_a_group_that_only_the_lock_knows(world: World) -> None:
+def test_a_recipe_that_changed_alone_is_refused_before_anything_is_fetched(world: World) -> None:
     lock = world.resolve()
-    world.repository.drop("ovmf")
-    world.repository.add("ovmf", "2026", architecture="all")
-    assert versions(world.fetch(lock, GROUPS[:2]), "firmware") == {"ovmf": "2026"}
+    for groups, message in (
+        (GROUPS[:2], "firmware: ovmf is in the lock, and is asked for no more"),
+        (
+            (Group("rootfs", ("app", "lib"), place="rootfs.packages"), *GROUPS[1:]),
+            "rootfs.packages: lib is in the lock only because another package needs it",
+        ),
+        ((Group("rootfs", ("app", "extra")), *GROUPS[1:]), "rootfs: extra is not in the lock"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            world.fetch(lock, groups)
+        assert str(caught.value) == f"demo.yaml: {message}; run `python3 dodo.py update:demo`"
+    assert not world.cache.exists()
+
+
+def test_a_lock_that_lost_a_dependency(world: World) -> None:
+    lock = world.resolve()
+    rest = replace(lock, packages=tuple(item for item in lock.packages if item.name != "lib"))
+    with pytest.raises(SpecError) as caught:
+        world.fetch(rest)
+    assert str(caught.value) == (
+        "lock of demo: app 1:1.0 needs lib (>= 1), which group rootfs lacks; run `python3 dodo.py update:demo`"
+    )
+
+
+def test_a_row_that_was_edited(world: World) -> None:
+    lock = world.resolve()
+    world.fetch(lock)
+    wrong = replace(one(lock, "lib"), version="1.1")
+    changed = replace(lock, packages=tuple(wrong if item.name == "lib" else item for item in lock.packages))
+    with pytest.raises(SpecError) as caught:
+        world.fetch(changed)
+    assert str(caught.value).splitlines()[0] == (
+        "lock of demo: lib 1.1 amd64: version is 1.1, but the package with this sha256 says 1.0; "
+        "run `python3 dodo.py update:demo`"
+    )
 
 
 def test_a_new_dependency_that_another_group_has_locked(world: World) -> None:
@@ -291,7 +334,7 @@ def test_other_bytes_under_the_same_version(world: World) -> None:
         world.fetch(changed)
     assert str(caught.value) == (
         f"lock of demo: lib 1.0 should have sha256 {'00' * 32} and {size} bytes, "
-        f"the archive's has {digest.hex()} and {size}; find out why before you run `doit update:demo`"
+        f"the archive's has {digest.hex()} and {size}; find out why before you run `python3 dodo.py update:demo`"
     )
     assert world.cached() == set()
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.errors import FormatError, VerifyError
+from recipes.errors import FormatError
 from recipes.formats import eventlog
 from recipes.golden import manifest_reader
 from recipes.golden.diff import moved_registers
@@ -107,8 +107,8 @@ def test_a_falsified_step_is_named_with_its_input(register: str) -> None:
     (difference,) = [item for item in result.differences if item.register == register]
     assert difference.index == 0
     assert "the input at fault" in difference.message
-    with pytest.raises(VerifyError, match=f"{register} differs at event 1 of"):
-        result.raise_difference(falsified(register, 0))
+    (enforced,) = result.enforced(falsified(register, 0))
+    assert enforced.message.startswith(f"{register} differs at event 1 of")
 
 
 def test_a_falsified_value_alone_is_found() -> None:
@@ -322,3 +322,44 @@ def test_the_schema_accepts_what_is_written_and_refuses_what_is_not() -> None:
     value["machines"][0]["registers"][0]["established"] = "guessed"
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(value)
+
+
+def test_a_report_without_values_proves_nothing() -> None:
+    result = compare(machine(), replace(observation(), values={}))
+    assert not result.equal
+    assert "no register of a bank of SHA-256 or stronger is reported" in result.enforced(machine())[0].message
+
+
+def test_sha1_alone_proves_nothing() -> None:
+    seen = observation()
+    values = {key: value for key, value in seen.values.items() if key[1] is HashAlgorithm.SHA1}
+    assert not compare(machine(), replace(seen, values=values)).equal
+
+
+def test_a_bank_that_is_demanded_must_be_reported() -> None:
+    seen = observation()
+    values = {key: value for key, value in seen.values.items() if key[1] is HashAlgorithm.SHA256}
+    alone = replace(seen, values=values)
+    assert compare(machine(), alone).equal
+    assert not compare(machine(), alone, banks=[HashAlgorithm.SHA384]).equal
+
+
+def test_a_prediction_without_registers_proves_nothing() -> None:
+    empty = replace(machine(), registers=(), traces=())
+    assert not compare(empty, observation()).equal
+
+
+def test_a_report_cannot_steer_the_terminal() -> None:
+    report = parse_report(
+        console({**items(), "facts": b"state=\x1b[2Jrunning\n", "failed-units": b"\x1b]0;x"}), "c"
+    )
+    assert report.facts["state"] == "\\x1b[2Jrunning"
+    assert report.failed_units == ("\\x1b]0;x",)
+    with pytest.raises(FormatError, match="holds a character that is not printable"):
+        manifest_reader.load(dump(manifest()).replace("no capture", "\\u001b[2J"), "golden.json")
+
+
+def test_a_manifest_whose_rows_and_traces_differ_is_refused() -> None:
+    for broken in (replace(machine(), traces=machine().traces[1:]), replace(machine(), registers=())):
+        with pytest.raises(FormatError, match="registers and traces do not belong together"):
+            manifest_reader.load(dump(replace(manifest(), machines=(broken,))), "golden.json")

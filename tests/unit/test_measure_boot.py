@@ -205,13 +205,45 @@ LOWEST = "give the first disk the lowest boot index"
         ),
         (replace(MACHINE, disks=(Disk(), Disk(bootindex=0))), EARLIER_DISK, LOWEST),
         (replace(MACHINE, disks=(Disk(bootindex=1), Disk(bootindex=0))), EARLIER_DISK, LOWEST),
+        (
+            replace(MACHINE, devices=("virtio-rng-pci", "loader,file=f,addr=0x1000")),
+            "-device loader,file=f,addr=0x1000: what a device loader does to the boot is not modelled",
+            "leave it out, or use vhost-vsock-pci, virtio-balloon-pci, virtio-net-pci, virtio-rng-pci,"
+            " virtio-serial-pci, virtserialport",
+        ),
+        (
+            replace(MACHINE, disks=(Disk(),), devices=("netdev=n,driver=virtio-net-pci",)),
+            "-device netdev=n,driver=virtio-net-pci: firmware can boot from it, and the first disk has no boot"
+            " index",
+            "give the disk bootindex=0",
+        ),
+        (
+            replace(MACHINE, devices=("virtio-net-pci,netdev=a,,b,bootindex=1",)),
+            "-device virtio-net-pci,netdev=a,,b,bootindex=1: what the setting 'bootindex' does to the boot is"
+            " not modelled",
+            "leave it out",
+        ),
     ],
-    ids=["tpm", "secure-boot", "no-bootindex", "bootindex"],
+    ids=["tpm", "secure-boot", "no-bootindex", "bootindex", "loader", "bootable", "rom"],
 )
 def test_machines_that_are_refused(machine: QemuMachine, what: str, advice: str) -> None:
     with pytest.raises(MeasureError) as caught:
         boot.replay_boot(machine, prepared(), ACPI)
     assert str(caught.value) == f"m: {what}; {advice}"
+
+
+@pytest.mark.parametrize(
+    "name", ["BootOrder", "Boot0003", "BootNext", "DriverOrder", "SysPrep0000", "Key0001", "OsIndications"]
+)
+def test_a_store_that_decides_what_is_booted(name: str) -> None:
+    used = (Variable("Lang", EFI_GLOBAL_VARIABLE, 7, b"eng"), Variable(name, EFI_GLOBAL_VARIABLE, 7, b"\0\0"))
+    with pytest.raises(MeasureError) as caught:
+        boot.prepare(replace(INPUTS, variables=used))
+    assert str(caught.value) == (
+        f"variable store: the variable store holds {name}, so it decides already what is booted, which is not"
+        " modelled; start from a fresh store"
+    )
+    assert boot.prepare(replace(INPUTS, variables=(Variable(name, UUID(int=7), 7, b""),)))
 
 
 def secure_inputs() -> BootInputs:

@@ -104,10 +104,12 @@ def test_two_volumes_are_expected() -> None:
 
 
 def test_establishment_of_phases_is_that_of_the_register() -> None:
-    model = replace(MODEL, established=(("PCR11", Established.BOOTED), ("PCR0", Established.LEARNT)))
-    assert model.establishment("PCR11:ready") is Established.BOOTED
-    assert model.establishment("PCR0") is Established.LEARNT
-    assert model.establishment("PCR1") is Established.SPEC_ONLY
+    labels = (("here", "PCR11", Established.BOOTED), ("here", "PCR0", Established.LEARNT))
+    model = replace(MODEL, established=labels)
+    assert model.establishment("PCR11:ready", "here") is Established.BOOTED
+    assert model.establishment("PCR0", "here") is Established.LEARNT
+    assert model.establishment("PCR1", "here") is None
+    assert model.establishment("PCR0", "there") is None
 
 
 def option(attributes: int, description: str, path: bytes, data: bytes = b"") -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -9,8 +10,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from recipes.errors import FormatError, MeasureError
 from recipes.formats.authenticode import image_digest, sign
 from recipes.formats.efi import (
+    EFI_CERT_RSA2048_GUID,
     EFI_CERT_SHA256_GUID,
+    EFI_CERT_SHA384_GUID,
     EFI_CERT_X509_GUID,
+    EFI_CERT_X509_SHA256_GUID,
     EFI_GLOBAL_VARIABLE,
     EFI_IMAGE_SECURITY_DATABASE,
     EFI_SECURE_BOOT_ENABLE_DISABLE,
@@ -133,6 +137,28 @@ def test_forbidden_certificate() -> None:
 def test_a_dummy_dbx_changes_nothing() -> None:
     store = [database("db", der("one")), database("dbx", bytes(32), kind=EFI_CERT_SHA256_GUID)]
     assert len(secureboot.authority_steps(store, [signed("u.efi", "one")], "store")[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["db", "dbx"])
+@pytest.mark.parametrize(
+    ("kind", "size", "shown"),
+    [
+        (EFI_CERT_X509_SHA256_GUID, 48, "EFI_CERT_X509_SHA256"),
+        (EFI_CERT_SHA384_GUID, 48, "EFI_CERT_SHA384"),
+        (EFI_CERT_RSA2048_GUID, 256, "EFI_CERT_RSA2048"),
+        (UUID(int=7), 4, "00000000-0000-0000-0000-000000000007"),
+    ],
+)
+def test_entries_of_other_types_are_not_passed_over(name: str, kind: UUID, size: int, shown: str) -> None:
+    trusted = database("db", der("one"))
+    odd = database(name, bytes(size), kind=kind)
+    store = [trusted, odd] if name == "dbx" else [replace(trusted, data=trusted.data + odd.data)]
+    with pytest.raises(MeasureError) as caught:
+        secureboot.authority_steps(store, [signed("u.efi", "one")], "store")
+    assert str(caught.value) == (
+        f"store {name}: it holds entries of type {shown}, and what they allow or forbid is not modelled;"
+        " keep only EFI_CERT_X509 and EFI_CERT_SHA256 entries"
+    )
 
 
 def test_a_broken_certificate_in_db() -> None:

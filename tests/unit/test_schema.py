@@ -113,3 +113,14 @@ def test_mistakes_of_every_recipe_come_in_one_run(tmp_path: Path) -> None:
 def test_machine_names_must_differ(tmp_path: Path) -> None:
     machine = RECIPE[RECIPE.index("  - {name") :]
     assert "two machines are called 'm'" in mistakes(tmp_path, RECIPE + machine)
+
+
+def test_mistakes_of_every_kind_come_in_one_run(tmp_path: Path) -> None:
+    text = RECIPE.replace("[base]", "[bsae]").replace("[ephemeral]", "[ephemral]").replace("ovmf,", "ovfm,")
+    text = (
+        text.replace("kernel:", "kernal:").replace("64MiB", "64Mb").replace("[erofs]", "[erofs], tpm: maybe")
+    )
+    message = mistakes(tmp_path, text)
+    for part in ("bsae", "ephemral", "ovfm", "kernal", "64Mb", "'maybe' is not known"):
+        assert part in message
+    assert len(message.splitlines()) == 6

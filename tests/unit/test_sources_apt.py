@@ -7,14 +7,21 @@ import pytest
 
 from recipes.errors import FormatError, SpecError, ToolError
 from recipes.sources import apt, aptget, index, mirror
-from recipes.sources.apt import Closure, Group, Request
 from recipes.sources.aptget import AptGet
-from recipes.sources.lock import Lock, LockedPackage
+from recipes.sources.lock import Asked, Lock, LockedPackage
 from recipes.sources.mirror import Archives
-from tests.packages import DATE, EPOCH
+from recipes.sources.request import Closure, Group, Request
+from tests.packages import DATE, EPOCH, control, deb
 
 ARCHIVES = Archives(main="file:/main", security="file:/security", keyring=Path("/keys/debian.pgp"))
-REQUEST = Request("demo", (Group("rootfs", ("hello",)),))
+REQUEST = Request(
+    image="demo",
+    recipe="demo.yaml",
+    suite="trixie",
+    architecture="amd64",
+    groups=(Group("rootfs", ("hello",), place="rootfs.packages"),),
+)
+CONTENT = deb(control("hello"))
 # Answers of apt-get come from a script of this name, first on PATH; it writes down what it was asked.
 FAKE = """#!/bin/sh
 echo "$LC_ALL $@" >> {log}
@@ -61,7 +68,13 @@ def locked(data: bytes, name: str = "hello") -> LockedPackage:
 
 
 def fetch(tmp_path: Path, *packages: LockedPackage, locked_only: bool = False) -> Lock:
-    lock = Lock(suite="trixie", architecture="amd64", epoch=0, packages=packages)
+    lock = Lock(
+        suite="trixie",
+        architecture="amd64",
+        epoch=0,
+        request=(Asked("rootfs", ("hello",)),),
+        packages=packages,
+    )
     return apt.fetch(
         lock,
         tmp_path / "cache",
@@ -78,16 +91,14 @@ def test_everything_cached_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Path
 ) -> None:
     fake(tmp_path, monkeypatch)
-    package = locked(b"content")
+    package = locked(CONTENT)
     (tmp_path / "cache").mkdir()
-    apt.cached_path(tmp_path / "cache", package).write_bytes(b"content")
+    apt.cached_path(tmp_path / "cache", package).write_bytes(CONTENT)
     lock = fetch(tmp_path, package, locked_only=True)
     assert lock.packages == (package,)
     assert not asked.exists()
     assert not (tmp_path / "work").exists()
-    assert (
-        apt.cached_path(tmp_path / "cache", package).name == f"{hashlib.sha256(b'content').hexdigest()}.deb"
-    )
+    assert apt.cached_path(tmp_path / "cache", package).name == f"{hashlib.sha256(CONTENT).hexdigest()}.deb"
 
 
 @pytest.mark.parametrize("content", [b"", b"contenT", b"content!"])
@@ -117,7 +128,7 @@ def test_what_apt_get_brings_is_checked_again(tmp_path: Path, monkeypatch: pytes
     other = hashlib.sha256(b"other\n").hexdigest()
     assert str(caught.value) == (
         f"lock of demo: hello 1 should have sha256 {digest} and 7 bytes, the archive's has {other} and 6; "
-        "find out why before you run `doit update:demo`"
+        "find out why before you run `python3 dodo.py update:demo`"
     )
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -11,6 +11,7 @@ from recipes.sources.configure import PRESET_FILE, SystemSpec, configure
 from .debian13 import UNITS, account_tree, links, unit_tree
 
 ETC = "etc/systemd/system"
+GENERATORS = "usr/lib/systemd/system-generators"
 
 
 def _tree() -> FileTree:
@@ -46,6 +47,26 @@ def test_the_order_of_the_tree_does_not_matter() -> None:
     configure(one, (), system)
     configure(two, (), system)
     assert _content(one) == _content(two)
+
+
+SHELLS = (
+    "debug-shell.service", "emergency.service", "emergency.target", "rescue.service", "rescue.target",
+)  # fmt: skip
+
+
+def test_no_unit_gives_a_shell() -> None:
+    tree = _tree()
+    for name in SHELLS:
+        tree.add_file(f"{UNITS}/{name}", b"[Unit]\n")
+    for name in ("systemd-debug-generator", "systemd-fstab-generator"):
+        tree.add_file(f"{GENERATORS}/{name}", b"", 0o755)
+    configure(tree, (), SystemSpec(hostname="vm", epoch=17))
+    assert {tree[f"{ETC}/{name}"].target for name in SHELLS} == {"/dev/null"}
+    mask = tree["etc/systemd/system-generators/systemd-debug-generator"]
+    assert (mask.target, mask.mtime) == ("/dev/null", 17)
+    assert list(links(tree, "etc/systemd/system-generators")) == [
+        "etc/systemd/system-generators/systemd-debug-generator"
+    ]
 
 
 def test_enable_lifts_a_mask_of_the_policy() -> None:

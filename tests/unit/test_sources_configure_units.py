@@ -12,7 +12,7 @@ from recipes.sources.configure.unit_files import (
     sections,
     template_of,
 )
-from recipes.sources.configure.units import enable, mask, preset_all, set_default
+from recipes.sources.configure.units import enable, mask, mask_generators, preset_all, set_default
 
 from .debian13 import DEBIAN, UNITS, links, unit_tree
 
@@ -96,6 +96,22 @@ def test_mask() -> None:
         SpecError, match=r"own.service is a file and 'own.service' is to be masked; choose one"
     ):
         mask(tree, ["own.service"])
+
+
+def test_mask_generators() -> None:
+    tree = FileTree()
+    for name in ("a-generator", "b-generator"):
+        tree.add_file(f"usr/lib/systemd/system-generators/{name}", b"", 0o755)
+    own = "etc/systemd/system-generators"
+    mask_generators(tree, ["a-generator", "gone-generator"])
+    assert links(tree, own) == {f"{own}/a-generator": "/dev/null"}
+    tree.add_file(f"{own}/b-generator", b"", 0o755)
+    with pytest.raises(
+        SpecError,
+        match=r"^units: etc/systemd/system-generators/b-generator is a file and 'b-generator' is to be "
+        r"masked; choose one$",
+    ):
+        mask_generators(tree, ["b-generator"])
 
 
 def test_masked_and_linked_units_have_no_preset() -> None:

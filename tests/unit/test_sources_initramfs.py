@@ -7,7 +7,15 @@ import pytest
 
 from recipes.errors import SpecError
 from recipes.formats.tree import FileTree, NodeType
-from recipes.sources.initramfs import APPLETS, BANKS, PHASES, InitramfsSpec, VolumeSpec, assemble
+from recipes.sources.initramfs import (
+    APPLETS,
+    BANKS,
+    PHASES,
+    InitramfsSpec,
+    VolumeSpec,
+    assemble,
+    command_line,
+)
 from recipes.sources.providers import Provider, read_provider
 from tests.support import ROOT
 from tests.unit.test_formats_elf import elf, static
@@ -118,6 +126,7 @@ def test_the_decisions_become_assignments() -> None:
         "TPM='if-present'",
         "BANKS='sha1 sha256 sha384 sha512'",
         "VOLUMES='data'",
+        "CMDLINE=''",
     ]
     assert lines(tree, "etc/unlock/data.conf") == [
         "PARTUUID='00000000-0000-0000-0000-00000000d47a'",
@@ -128,6 +137,18 @@ def test_the_decisions_become_assignments() -> None:
         "PROVIDER_TIMEOUT='20'",
         "TOTAL_TIMEOUT='60'",
     ]
+
+
+def test_the_command_line_is_quoted_for_a_shell() -> None:
+    tree = build(replace(SPEC, cmdline="a=\"b c\" d='e'  $(f) `g` \\ h"))
+    assert lines(tree, "etc/initramfs/config")[-1] == (r"""CMDLINE='a="b c" d='\''e'\''  $(f) `g` \ h'""")
+
+
+def test_the_whole_command_line() -> None:
+    digits = "00" * 31 + "0a"
+    root_hash = bytes([*bytes(31), 10])
+    assert command_line("console=ttyS0 panic=-1", root_hash) == f"console=ttyS0 panic=-1 roothash={digits}"
+    assert command_line("", root_hash) == f"roothash={digits}"
 
 
 def test_modules_come_after_what_they_need_and_once() -> None:
@@ -182,6 +203,13 @@ def provider(**changes: object) -> InitramfsSpec:
         (
             replace(SPEC, on_failure="shell"),
             "initramfs.on_failure: a release never gives a shell; use panic, or set profile: dev",
+        ),
+        *(
+            (
+                replace(SPEC, cmdline=text),
+                f"kernel.cmdline: {text!r} has more than printable ASCII or a space at an end; remove it",
+            )
+            for text in (" a", "a ", "a\nb", "a\tb", "ä", "a\n")
         ),
         (replace(SPEC, tpm="no"), "initramfs.tpm: 'no' is not known; write one of required, if-present"),
         (

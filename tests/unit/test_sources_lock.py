@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from recipes.errors import SpecError
 from recipes.sources import lock
-from recipes.sources.lock import Lock, LockedPackage
+from recipes.sources.lock import Asked, Lock, LockedPackage
 
 TEXT = """\
 # What this image is made of: every Debian package by version and digest.
-# Made by `doit update:demo`, which resolves the recipe again; do not edit.
+# Made by `python3 dodo.py update:demo`, which resolves the recipe again; do not edit.
 suite: trixie
 architecture: amd64
 epoch: 1752311531
+request:
+  initramfs: []
+  rootfs: [adduser, libc6]
 packages:
 - {name: adduser, version: '3.152', architecture: all, sha256: DIGEST1, size: 190932, source: adduser, \
 source_version: '3.152', filename: pool/main/a/adduser/adduser_3.152_all.deb, groups: [rootfs]}
@@ -29,6 +32,7 @@ LOCK = Lock(
     suite="trixie",
     architecture="amd64",
     epoch=1752311531,
+    request=(Asked("initramfs", ()), Asked("rootfs", ("adduser", "libc6"))),
     packages=(
         LockedPackage(
             name="adduser",
@@ -87,7 +91,7 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "demo.lock"
     with pytest.raises(SpecError) as caught:
         lock.load(path)
-    assert str(caught.value) == f"{path}: there is no lock; run `doit update:demo`, which makes it"
+    assert str(caught.value) == f"{path}: there is no lock; run `python3 dodo.py update:demo`, which makes it"
     path.write_text(TEXT)
     assert lock.load(path) == LOCK
 
@@ -173,7 +177,10 @@ def test_mistakes(old: str, new: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "x.lock:1:1: the lock is empty; run `doit update:` for the image, which makes it again"),
+        (
+            b"",
+            "x.lock:1:1: the lock is empty; run `python3 dodo.py update:` for the image, which makes it again",
+        ),
         (b"- a\n", "x.lock:1:1: expected a mapping with suite, architecture, epoch, packages"),
         (b"a: \xff\n", "x.lock:1:1: not YAML: 'utf-8' codec can't decode byte #xff: invalid start byte"),
     ],

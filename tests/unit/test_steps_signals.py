@@ -11,36 +11,45 @@ import pytest
 
 from tests.support import ROOT
 
-# A build that forks a step, which forks a worker to hash for it; all three wait.
+# A build that forks a task, which forks a worker to hash for it; all three wait.
 BUILD = """
-import os, sys, time
+import os, signal, sys, time
 sys.path.insert(0, {root!r})
-from recipes.steps.signals import bind_workers, clean_up_when_stopped, raise_when_stopped
-raise_when_stopped()
-bind_workers()
+from recipes.steps import signals
+signals.PATIENCE = {patience}
+signals.raise_when_stopped()
+signals.bind_workers()
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # whole, whoever else writes
 def up(name):
     say(name, os.getpid())
-    time.sleep(60)
-if os.fork():
+    while True:
+        time.sleep(60)
+task = os.fork()
+if task:
     try:
         up("build")
     except KeyboardInterrupt as stopped:
         say(type(stopped).__name__, stopped.number)
+        os.kill(task, signal.SIGTERM)  # as doit does
         os.wait()
+        time.sleep({linger})
 else:
-    clean_up_when_stopped()
+    signals.clean_up_when_stopped()
     try:
-        up("worker" if os.fork() == 0 else "step")
+        up("worker" if os.fork() == 0 else "task")
     finally:
         say("cleaned up")
 """
+KEPT = "what was finished is kept, the same command goes on from there"
 
 
-def start(*prefix: str) -> tuple[subprocess.Popen[str], dict[str, int]]:
+def start(
+    *prefix: str, linger: float = 0, patience: float = 30
+) -> tuple[subprocess.Popen[str], dict[str, int]]:
+    program = BUILD.format(root=str(ROOT), linger=linger, patience=patience)
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-c", BUILD.format(root=str(ROOT))],
+        [*prefix, sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,12 +64,12 @@ def start(*prefix: str) -> tuple[subprocess.Popen[str], dict[str, int]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_build_says_it_the_step_cleans_up_the_worker_is_silent(number: signal.Signals) -> None:
+def test_the_build_says_it_the_task_cleans_up_the_worker_is_silent(number: signal.Signals) -> None:
     process, _ = start()
     os.killpg(process.pid, number)
     stdout, stderr = process.communicate(timeout=20)
     assert sorted(stdout.splitlines()) == [f"Stopped {number.value}", "cleaned up"]
-    assert stderr == ""
+    assert stderr == f"\ndodo.py: {str(signal.strsignal(number)).lower()}; {KEPT}\n"
 
 
 def test_no_process_outlives_a_killed_build() -> None:
@@ -70,17 +79,44 @@ def test_no_process_outlives_a_killed_build() -> None:
     assert process.communicate(timeout=20) == ("", "")
 
 
-def test_a_step_that_is_told_twice_cleans_up_once() -> None:
-    """doit tells its processes to end when the terminal has told them already."""
+def test_a_key_at_the_terminal_is_for_the_build_alone() -> None:
     process, pids = start()
-    for _ in range(3):
-        os.kill(pids["step"], signal.SIGINT)
-        os.kill(pids["step"], signal.SIGTERM)
+    for name in ("task", "worker"):
+        os.kill(pids[name], signal.SIGINT)
+        os.kill(pids[name], signal.SIGHUP)
+    time.sleep(0.3)
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids.values())
+    os.kill(pids["build"], signal.SIGINT)
+    stdout, _ = process.communicate(timeout=20)
+    assert sorted(stdout.splitlines()) == ["Stopped 2", "cleaned up"]
+
+
+def test_a_task_that_is_told_twice_cleans_up_once() -> None:
+    process, pids = start()
+    for _ in range(5):
+        os.kill(pids["task"], signal.SIGTERM)
     time.sleep(0.2)
     os.kill(pids["build"], signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=20)
     assert sorted(stdout.splitlines()) == ["Stopped 15", "cleaned up"]
-    assert stderr == ""
+    assert "Traceback" not in stderr
+
+
+def test_told_twice_the_build_ends_at_once() -> None:
+    process, _ = start(linger=60)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Stopped 2\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def test_a_build_that_cannot_clean_up_ends_all_the_same() -> None:
+    process, _ = start(linger=60, patience=0.5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
 
 
 def test_what_is_ignored_stays_ignored() -> None:

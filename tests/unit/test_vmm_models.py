@@ -88,12 +88,27 @@ def test_words_of_builds_that_look_at_the_processors_are_not_taken_for_other_mac
     assert secure.words_for(replace(MACHINE, tpm=TpmInterface.CRB)) is not None
 
 
-def test_established_labels_are_per_vmm() -> None:
+def test_established_labels_are_per_place() -> None:
     facts = next(facts for facts in known_firmware() if "secboot" in facts.file)
-    labels = dict(facts.established_for("qemu-tcg"))
-    assert labels["PCR0"] == "learnt"
-    assert labels["PCR7"] == "booted"
-    assert facts.established_for("qemu-kvm") == ()
+    assert ("qemu 7.2 tcg pc-q35-7.2", "PCR0", "learnt") in facts.established
+    assert ("qemu 7.2 tcg pc-q35-7.2", "PCR7", "booted") in facts.established
+    assert {place for place, _, _ in facts.established} == {"qemu 7.2 tcg pc-q35-7.2"}
+
+
+def test_labels_name_places_of_recorded_boots() -> None:
+    """The unversioned types of the records are those of the QEMU that ran."""
+    types = {"q35": "pc-q35", "pc": "pc-i440fx"}
+    found = set()
+    for path in sorted((VECTORS / "pcr").glob("*cpu*.json")):
+        record = json.loads(path.read_text())
+        if path.name.endswith(".inputs.json") or path.name.startswith("aarch64"):
+            continue
+        version = ".".join(record["qemu"]["version"].split(".")[:2])
+        words = record["qemu"]["cmdline"].split()
+        kind = types[words[words.index("-machine") + 1].partition(",")[0]]
+        found.add((record["firmware"]["code_sha256"], f"qemu {version} tcg {kind}-{version}"))
+    told = {(facts.code_sha256.hex(), place) for facts in known_firmware() for place, _, _ in facts.established}
+    assert told == found
 
 
 def test_an_unknown_build_has_no_facts() -> None:
@@ -144,9 +159,9 @@ F = ("firmware", 0)
             "f: firmware 1: patches 1: 'chipset' is 'virt'; use one of pc, q35",
         ),
         (
-            edit(*F, "established", "qemu-tcg", "PCR0", value="sure"),
+            edit(*F, "established", "qemu 7.2 tcg pc-q35-7.2", "PCR0", value="sure"),
             (
-                "f: firmware 1: established: qemu-tcg: "
+                "f: firmware 1: established: qemu 7.2 tcg pc-q35-7.2: "
                 "'PCR0' is 'sure'; use one of booted, learnt, oracle, spec-only"
             ),
         ),

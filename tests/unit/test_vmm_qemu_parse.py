@@ -147,6 +147,14 @@ BAD = [
     ("-m 512", "-m 1000K", "-m 1000K: not a whole number of MiB; write for example 512M or 2G"),
     ("-m 512", "-m 1.5G", "-m 1.5G: not a whole number of MiB; write for example 512M or 2G"),
     ("-m 512", "-m 0", "-m 0: not a whole number of MiB; write for example 512M or 2G"),
+    (
+        "-m 512",
+        "-m 1025G",
+        (
+            "-m 1025G: more than 1024 GiB, and how such a machine lays out its memory is not modelled; "
+            "give it less"
+        ),
+    ),
     ("-m 512 ", "", "-m: missing; QEMU's default depends on how it was built"),
     (
         "-m 512",

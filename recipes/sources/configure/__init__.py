@@ -15,11 +15,12 @@ from ..debs import InstalledPackage
 from .accounts import collect_accounts, write_accounts
 from .alternatives import link_alternatives
 from .certificates import write_certificates
+from .clashes import check_clashes
 from .dpkg_database import write_database
 from .leftovers import check_leftovers, remove_leftovers
 from .ownership import apply_ownership
 from .pam import write_pam
-from .policy import MASKED, PRESETS
+from .policy import MASKED, MASKED_GENERATORS, PRESETS
 from .system_files import (
     extend_os_release,
     write_copies,
@@ -30,7 +31,7 @@ from .system_files import (
 )
 from .tmpfiles import apply_tmpfiles, write_var_skeleton
 from .unit_files import UnitFiles, template_of
-from .units import enable, mask, preset_all, set_default
+from .units import enable, mask, mask_generators, preset_all, set_default
 
 __all__ = ["SystemSpec", "check_leftovers", "configure"]
 
@@ -68,7 +69,7 @@ def configure(tree: FileTree, packages: Sequence[InstalledPackage], system: Syst
 
     Raises:
         SpecError: the recipe and the tree do not fit together: an unknown unit, a missing package, a
-        malformed file. FormatError: a certificate is damaged.
+        malformed file, a file of an overlay where one is generated. FormatError: a certificate is damaged.
     """
     before = dict(tree.nodes)
     remove_leftovers(tree)
@@ -88,6 +89,7 @@ def configure(tree: FileTree, packages: Sequence[InstalledPackage], system: Syst
     apply_tmpfiles(tree, accounts)
     write_database(tree, packages)
     write_var_skeleton(tree)
+    check_clashes(tree, before)
     check_leftovers(tree)
     for path, node in tree.nodes.items():
         if before.get(path) is not node and node.mtime == 0:
@@ -112,4 +114,5 @@ def _start_units(tree: FileTree, system: SystemSpec) -> None:
     enable(tree, [name for name in system.enable if name not in MASKED or files.install(name)])
     present = (name for name in MASKED if name in files.paths and name not in wanted)
     mask(tree, (*present, *system.mask))
+    mask_generators(tree, MASKED_GENERATORS)
     set_default(tree, system.default_target)

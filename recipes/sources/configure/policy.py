@@ -62,10 +62,25 @@ MASKED: tuple[str, ...] = (
     "container-getty@.service",
     "console-getty.service",
     "getty-static.service",
+    # Shells without a login. Words on the command line, credentials and an EFI variable of the host can ask
+    # for them (systemd-debug-generator(8), kernel-command-line(7)); a boot that works needs none of them.
+    "debug-shell.service",
+    "emergency.service",
+    "emergency.target",
+    "rescue.service",
+    "rescue.target",
     # Hibernation would write the memory out; its record is an EFI variable of the host.
     "systemd-hibernate-clear.service",
     # Programs of other architectures; the automount wants a kernel module that images do not carry.
     "proc-sys-fs-binfmt_misc.automount",
     "proc-sys-fs-binfmt_misc.mount",
     "systemd-binfmt.service",
+)
+
+# Generators, which make units at each boot out of what the host says.
+MASKED_GENERATORS: tuple[str, ...] = (
+    # A shell, units to mask or to start, whole units and drop-ins: from words and credentials.
+    "systemd-debug-generator",
+    # A unit that runs any command of the command line (systemd.run=).
+    "systemd-run-generator",
 )

@@ -12,6 +12,8 @@ from ...formats.tree import FileTree, NodeType
 from .presets import Rule, read_rules, verdict
 from .unit_files import ETC, Install, UnitFiles, is_template, is_unit_name, template_of, with_instance
 
+GENERATORS, ETC_GENERATORS = "usr/lib/systemd/system-generators", "etc/systemd/system-generators"
+
 
 def _links(name: str, path: str, install: Install) -> list[tuple[str, str]]:
     """Link and target for one unit that is enabled; nothing for a template without an instance."""
@@ -120,12 +122,34 @@ def mask(tree: FileTree, names: Iterable[str]) -> None:
         if not is_unit_name(name):
             raise SpecError(f"units: {name!r} is not the name of a unit; it ends in .service, .socket, ...")
         path = f"{ETC}/{name}"
-        if path in tree and tree[path].type is not NodeType.SYMLINK:
-            raise SpecError(f"units: {path} is a file and {name!r} is to be masked; choose one")
+        _refuse_file(tree, path)
         for link, base in wants:
             if name in (base, template_of(base)):
                 tree.nodes.pop(link, None)
         tree.add_symlink(path, "/dev/null")
+
+
+def mask_generators(tree: FileTree, names: Iterable[str]) -> None:
+    """Switches generators off that the tree has, with a link to /dev/null under /etc.
+
+    Spec: systemd.generator(7), "Description" (a link to /dev/null of the same name masks a generator).
+
+    Raises:
+        SpecError: /etc has a generator of that name that the link would replace.
+    """
+    for name in names:
+        if f"{GENERATORS}/{name}" in tree:
+            path = f"{ETC_GENERATORS}/{name}"
+            _refuse_file(tree, path)
+            tree.add_symlink(path, "/dev/null")
+
+
+def _refuse_file(tree: FileTree, path: str) -> None:
+    """A link is a decision that a mask may replace; a file is somebody's own and is not lost unseen."""
+    if path in tree and tree[path].type is not NodeType.SYMLINK:
+        raise SpecError(
+            f"units: {path} is a file and {path.rpartition('/')[2]!r} is to be masked; choose one"
+        )
 
 
 def set_default(tree: FileTree, target: str) -> None:

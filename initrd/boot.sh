@@ -60,8 +60,10 @@ hand_over() {
         mount -o move "/$directory" "/sysroot/$directory" || die "/$directory does not move; see the kernel log"
     done
     trap - HUP INT QUIT TSTP
+    # systemd reads more command line words from the EFI variable SystemdOptions, which is the host's, unless its
+    # environment has them already (src/basic/efivars.c, v257): these are the words.
     # switch_root removes what is in the initramfs before it becomes the new init.
-    exec switch_root /sysroot /sbin/init
+    exec env SYSTEMD_EFI_OPTIONS= switch_root /sysroot /sbin/init
 }
 
 mount_kernel_filesystems

@@ -85,8 +85,8 @@ class FirmwareModel:
         measures_smbios: edk2 since stable202505 does; PCR 1 of such a build is not modelled.
         boot_options: in the order they are made, which is that of their numbers.
         patches: empty where PEIFV is measured as it is in the file.
-        established: place (VMM, version, accelerator, machine type: ``qemu 7.2 tcg pc-q35-7.2``), register, and
-            how the replay of that register was established there.
+        established: place (VMM, version, accelerator, machine type: ``qemu 7.2 tcg pc-q35-7.2``), register,
+            and how the replay of that register was established there.
     """
 
     name: str

@@ -294,7 +294,7 @@ class _Reader:
             self.problem(node.start_mark, "expected a mapping from groups to lists of package names")
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             group = self.text(key, _WORD, "a group name")
-            if group in found:
+            if group and group in found:
                 self.problem(key.start_mark, f"group {group} is there twice")
             names = self.names(value, _NAME, "a package name", "package")
             found[group] = Asked(group, names)

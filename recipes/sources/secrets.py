@@ -86,8 +86,8 @@ def _assigned(what: str, anchor: bytes, value: bytes, *, programs: bool = True) 
     return _Pattern(what, anchor, regex, programs)
 
 
-# 40 characters; those of the service's manual end in EXAMPLEKEY.
-_AWS_SECRET = rb"[A-Za-z0-9/+]{33}(?!EXAMPLEKEY)[A-Za-z0-9/+]{7}"
+# 40 characters; the one of the service's manual ends in EXAMPLEKEY.
+_AWS_SECRET = rb"[A-Za-z0-9/+]{30}(?!EXAMPLEKEY)[A-Za-z0-9/+]{10}"
 # Of OAuth clients: with letters and digits, which a placeholder has not, and no call or index of a program.
 _CLIENT_SECRET = rb"(?=[A-Za-z_.~-]*\d)(?=[\d_.~-]*[A-Za-z])[A-Za-z0-9_.~-]{16,}(?![A-Za-z0-9_.~(\[-])"
 

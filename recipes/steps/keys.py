@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, ImageError
 from .digests import DIGESTS, ROOT
 from .task import Task, guarded
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 FOLDER = ROOT / "keys"
 ROLES = ("PK", "KEK", "db")
@@ -76,28 +79,47 @@ def make() -> None:
         if not key.exists():
             _write(key, secureboot_keys.make_key(name).private_key, 0o600)
         if not certificate.exists():
-            private = secureboot_keys.load_key(key.read_bytes(), f"keys/{key.name}")
-            pem = secureboot_keys.make_certificate(private, name).public_bytes(Encoding.PEM)
+            pem = secureboot_keys.make_certificate(_load(role), name).public_bytes(Encoding.PEM)
             _write(certificate, pem, 0o644)
         _check(role)
 
 
-def _check(role: str) -> None:
+def _load(role: str) -> RSAPrivateKey:
     from ..formats import secureboot_keys
 
-    key, certificate = key_path(role), certificate_path(role)
-    name = f"keys/{key.name}"
+    key = key_path(role)
+    name, pem = f"keys/{key.name}", key.read_bytes()
     mode = stat.S_IMODE(key.stat().st_mode)
     if mode & 0o077:
         raise ImageError(f"{name}: others may use it (mode {mode:04o}); run chmod 600 {name}")
-    remedy = f"remove {name} and keys/{certificate.name} to make new ones"
     try:
-        private = secureboot_keys.load_key(key.read_bytes(), name)
-        public = secureboot_keys.load_certificate(certificate.read_bytes(), f"keys/{certificate.name}")
+        return secureboot_keys.load_key(pem, name)
     except FormatError as error:
-        raise ImageError(f"{error}; {remedy}") from None
-    if public.public_key() != private.public_key():
-        raise ImageError(f"{name}: is not the key of keys/{certificate.name}; {remedy}")
+        raise _unusable(role, error) from None
+
+
+def _check(role: str) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    from ..formats import secureboot_keys
+
+    public = _load(role).public_key()
+    name = f"keys/{certificate_path(role).name}"
+    try:
+        certificate = secureboot_keys.load_certificate(certificate_path(role).read_bytes(), name)
+        certified = certificate.public_key()
+    except FormatError as error:
+        raise _unusable(role, error) from None
+    except (ValueError, UnsupportedAlgorithm):
+        certified = None
+    if certified != public:
+        raise _unusable(role, FormatError(name, f"is not the certificate of {role}.key"))
+
+
+def _unusable(role: str, error: FormatError) -> ImageError:
+    """The error with what to do about it, without the words of the library in brackets."""
+    what = error.what.partition(" (")[0]
+    return ImageError(f"{error.source}: {what}; remove keys/{role}.key and keys/{role}.pem to make new ones")
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -62,8 +62,9 @@ def build(
 
     from ..vmm import captures as stored
     from ..vmm.script import launch_script
+    from .models import read_captures
 
-    known = [item for path in captures for item in stored.load_captures(path.read_text(), path.name)]
+    known = read_captures(captures)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,

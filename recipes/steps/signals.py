@@ -49,10 +49,16 @@ def bind_workers() -> None:
 
 
 def clean_up_when_stopped() -> None:
-    """Makes a forked process that runs a task leave it by an exception when the build ends its workers."""
+    """Makes a forked process that runs a task leave it by an exception when it is told to stop.
+
+    At the first signal, whichever it is: a second that comes close behind may go to another thread, and then
+    Python notices it when the main thread has nothing to wait for.
+    """
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _leave_task)
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _leave_task)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -94,7 +100,8 @@ def _become_worker(library: ctypes.CDLL) -> None:
 
 
 def _leave_task(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, _say_nothing)
+    for stop in STOPS:
+        signal.signal(stop, _say_nothing)
     raise SystemExit(128 + number)
 
 

@@ -38,8 +38,8 @@ ADVICE = {
     errno.EROFS: "make it writable",
     errno.EACCES: "correct its permissions",
     errno.EPERM: "correct its permissions",
-    errno.EISDIR: "remove the folder that is in a file's place",
-    errno.ENOTDIR: "remove the file that is in a folder's place",
+    errno.EISDIR: "remove the folder in its place",
+    errno.ENOTDIR: "remove the file in a folder's place",
     errno.EEXIST: "remove what is in its place",
 }
 

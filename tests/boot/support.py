@@ -33,6 +33,7 @@ from recipes.golden.manifest import GoldenMachine, GoldenManifest
 from recipes.golden.report import is_complete
 from recipes.machine import Disk, QemuMachine
 from recipes.schema import Image, load_images
+from recipes.sources.initramfs import command_line
 from recipes.steps import disk, golden, initramfs, kernel, packages, rootfs, verity
 from recipes.steps.develop import TESTED_IMAGE
 from recipes.steps.firmware import code_path, variables_path
@@ -95,7 +96,7 @@ class Built:
 
     def command_line(self, root_hash: bytes | None = None) -> str:
         """What stands in the UKI, or the same with another root hash."""
-        return f"{self.image.recipe.kernel.cmdline} roothash={(root_hash or self.root_hash).hex()}"
+        return command_line(self.image.recipe.kernel.cmdline, root_hash or self.root_hash)
 
     def machine(self, name: str) -> QemuMachine:
         return next(machine for machine in self.image.machines if machine.name == name)

@@ -22,7 +22,7 @@ from recipes.steps import check, golden
 from recipes.steps.check import Proof, prove
 from recipes.vmm import launch
 
-from .support import Boot, Boots, Built
+from .support import STOP, Boot, Boots, Built
 
 pytestmark = pytest.mark.boot
 
@@ -38,7 +38,7 @@ Golden = dict[str, Any]
 
 
 def prove_one(name: str, built: Built, folder: Path) -> Proof:
-    return prove(built.image, built.expected(name))
+    return prove(built.image, built.expected(name), stop=STOP)
 
 
 BOOTS: dict[str, Boot] = {name: partial(prove_one, name) for name in MACHINES}
@@ -223,7 +223,7 @@ def test_an_event_too_many_and_one_too_few_are_named(
 def replayed(proof: Proof, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where the task writes: booting gives the console that was kept."""
     (tmp_path / "out" / "debian-cvm").mkdir(parents=True)
-    monkeypatch.setattr(check, "boot", lambda script, name: proof.console)
+    monkeypatch.setattr(check, "boot", lambda script, name, **options: proof.console)
     monkeypatch.setattr(check, "OUT", tmp_path / "out")
     return tmp_path / "out" / "debian-cvm"
 

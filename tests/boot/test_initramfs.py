@@ -21,6 +21,8 @@ FATAL = "goldsmith: FATAL: "
 PANIC = "Kernel panic - not syncing: sysrq triggered crash"
 # Seconds, where the test is not about the deadline that ships.
 SHORT = 3
+# What systemd would give a shell for, and a line break for the log.
+WORDS = "systemd.debug_shell=ttyS0 two\nlines"
 DENIES = b"#!/bin/sh\nexit 20\n"
 
 
@@ -53,6 +55,10 @@ def boot_without_hash(built: Built, folder: Path) -> Run:
     return boot_kernel(built, built.image.recipe.kernel.cmdline, shipped(built))
 
 
+def boot_more_words(built: Built, folder: Path) -> Run:
+    return boot_kernel(built, f"{built.command_line()} {WORDS}", shipped(built))
+
+
 def boot_without_disk(built: Built, folder: Path) -> Run:
     return boot_kernel(built, built.command_line(), [], initrd=changed(built, folder))
 
@@ -77,6 +83,7 @@ def boot_denied(built: Built, folder: Path) -> Run:
 BOOTS: dict[str, Boot] = {
     "wrong-hash": boot_wrong_hash,
     "no-hash": boot_without_hash,
+    "more-words": boot_more_words,
     "no-disk": boot_without_disk,
     "no-data": boot_without_data,
     "denied": boot_denied,
@@ -127,6 +134,12 @@ def test_without_the_data_partition_the_boot_stops_at_the_deadline(boots: Boots)
 def test_without_a_root_hash_the_boot_stops(boots: Boots) -> None:
     message = "the command line has no roothash=; boot the UKI as it was built"
     assert fatal(boots["no-hash"].result()) == message
+
+
+def test_words_that_the_image_does_not_have_stop_the_boot(boots: Boots) -> None:
+    why = "the kernel command line is not the image's own: ' systemd.debug_shell=ttyS0 two?lines'"
+    run = boots["more-words"].result()
+    assert fatal(run) == f"{why}; boot the UKI as it was built, without other words"
 
 
 def test_a_denied_volume_stops_the_boot(boots: Boots) -> None:

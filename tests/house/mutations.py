@@ -1,7 +1,8 @@
-"""Rules of the PCR replay, each with a way to break it and the vector test that then fails.
+"""Rules of the PCR replay, each with a way to break it and the test that then fails.
 
 A rule that could be broken without a failing test would be a rule that nobody checks. Every entry replaces
-one attribute of one module; ``killed_by`` is the check behind a test of tests/vectors/test_pcr.py.
+one attribute of one module; ``killed_by`` is the check behind a test of tests/vectors/test_pcr.py, or a unit
+test where no recorded boot can tell: the records hold digests of images, not the images.
 """
 
 from __future__ import annotations
@@ -13,11 +14,33 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
-from recipes.formats.efi import EFI_GLOBAL_VARIABLE, variable_data
+from recipes.formats import authenticode, gpt
+from recipes.formats.efi import EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, variable_data
 from recipes.formats.eventlog import EventType
-from recipes.measure import commandline, firmware, kernel, sidecar, stub, tpm, uefi, userspace
+from recipes.formats.pe import PeImage
+from recipes.measure import (
+    commandline,
+    firmware,
+    kernel,
+    secureboot,
+    sidecar,
+    stub,
+    tpm,
+    uefi,
+    ukifile,
+    userspace,
+)
 from recipes.measure.trace import Measured, Step, measured
 from recipes.measure.ukifile import MeasuredUki
+from tests.unit import (
+    test_formats_authenticode,
+    test_formats_gpt,
+    test_measure_commandline,
+    test_measure_secureboot,
+    test_measure_stub,
+    test_measure_uefi,
+    test_measure_ukifile,
+)
 from tests.vectors.test_pcr import (
     check_boot_variables,
     check_combined_initrd_size,
@@ -147,6 +170,63 @@ def _phase_with_nul(original: Callable[[str], Step]) -> Callable[[str], Step]:
     return lambda phase: original(phase + "\0")
 
 
+def _used_entries_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda entries, source: original(entries, source)[:1]
+
+
+def _every_entry(_original: Any) -> Callable[..., Any]:
+    def used(entries: bytes, source: str) -> list[tuple[int, gpt.GptEntry]]:
+        numbers = range(gpt.ENTRY_COUNT)
+        return [(at + 1, gpt.GptEntry.unpack(entries, at * gpt.ENTRY_SIZE, source=source)) for at in numbers]
+
+    return used
+
+
+def _hashed_whole(start: Callable[[PeImage], int], length: int) -> Callable[[Any], Any]:
+    """Hashes a field of the headers that does not count."""
+
+    def change(original: Callable[[PeImage], Iterator[memoryview]]) -> Callable[..., list[memoryview]]:
+        def parts(image: PeImage) -> list[memoryview]:
+            at = start(image)
+            return [*original(image), image.data[at : at + length]]
+
+        return parts
+
+    return change
+
+
+def _raw_size(_original: Any) -> Callable[..., bytes]:
+    def data(image: PeImage, section: Any) -> bytes:
+        return bytes(image.data[section.raw_range.start : section.raw_range.stop])
+
+    return data
+
+
+def _passed_under_secure_boot(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: original(*args, **{**kwargs, "secure_boot": False})
+
+
+def _authority_each_time(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda variables, images, source: tuple(
+        original(variables, [image], source)[0] for image in images
+    )
+
+
+def _dbt_always(original: Callable[..., Any]) -> Callable[..., Any]:
+    def steps(variables: Sequence[Any], flag: bool | None, source: str) -> tuple[Step, ...]:
+        *found, separator = original(variables, flag, source)
+        dbt = measured(variable_data("dbt", EFI_IMAGE_SECURITY_DATABASE, b""))
+        return (*found, tpm.event(7, EventType.EV_EFI_VARIABLE_DRIVER_CONFIG, dbt, source=source), separator)
+
+    return steps
+
+
+def _dbt_never(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda variables, flag, source: original(
+        [item for item in variables if item.name != "dbt"], flag, source
+    )
+
+
 events, pcrs = partial(partial, check_events), partial(partial, check_pcrs)
 
 MUTATIONS = (
@@ -271,5 +351,82 @@ MUTATIONS = (
     ),
     Mutation("phases with NUL", userspace, "phase_step", _phase_with_nul, check_phases),
     Mutation("digest before old value", tpm, "_extended", _swapped_extend, partial(check_replay, BASE)),
+    Mutation(
+        "first GPT entry alone",
+        gpt,
+        "_used",
+        _used_entries_first,
+        partial(test_formats_gpt.test_event_data_is_what_firmware_logged, BASE),
+    ),
+    Mutation(
+        "unused GPT entries measured",
+        gpt,
+        "_used",
+        _every_entry,
+        partial(test_formats_gpt.test_event_data_is_what_firmware_logged, BASE),
+    ),
+    Mutation(
+        "PE checksum hashed",
+        authenticode,
+        "_hashed",
+        _hashed_whole(lambda image: image.checksum_offset, 4),
+        test_formats_authenticode.test_checksum_and_certificates_do_not_count,
+    ),
+    Mutation(
+        "PE certificate entry hashed",
+        authenticode,
+        "_hashed",
+        _hashed_whole(lambda image: image.certificate_directory_offset or 0, 8),
+        test_formats_authenticode.test_checksum_and_certificates_do_not_count,
+    ),
+    Mutation(
+        "sections by raw size",
+        ukifile,
+        "_bytes",
+        _raw_size,
+        test_measure_ukifile.test_only_virtual_size_bytes_count,
+    ),
+    Mutation(
+        "load options taken under Secure Boot",
+        commandline,
+        "settle",
+        _passed_under_secure_boot,
+        partial(test_measure_stub.test_load_options, secure_boot=True, passed=[], final="quiet"),
+    ),
+    Mutation(
+        "authority at every use",
+        secureboot,
+        "authority_steps",
+        _authority_each_time,
+        test_measure_secureboot.test_each_entry_is_measured_once_where_it_is_first_used,
+    ),
+    Mutation(
+        "addons in another order",
+        stub,
+        "addon_files",
+        _result(lambda files: files[::-1]),
+        test_measure_stub.test_everything_beside_a_uki,
+    ),
+    Mutation(
+        "first SMBIOS string whatever its name",
+        commandline,
+        "smbios_extra",
+        lambda _: lambda strings: strings[0].partition("=")[2],
+        test_measure_commandline.test_first_smbios_string_counts,
+    ),
+    Mutation(
+        "empty dbt measured",
+        uefi,
+        "secure_boot_policy_steps",
+        _dbt_always,
+        test_measure_uefi.test_every_secure_boot_variable_is_measured_present_or_not,
+    ),
+    Mutation(
+        "dbt not measured",
+        uefi,
+        "secure_boot_policy_steps",
+        _dbt_never,
+        test_measure_uefi.test_dbt_is_measured_only_where_it_is_there,
+    ),
     Mutation("all PCRs start at zero", tpm, "DYNAMIC_PCRS", _value(range(0)), partial(check_replay, BASE)),
 )

@@ -19,10 +19,13 @@ import pytest
 import yaml
 
 from recipes import bootstrap
+from recipes.formats.deb import read_control
+from recipes.formats.relations import relations
 from recipes.sources import lock as locks
 from tests.support import ROOT
 
 IMAGE = "debian-cvm"
+PACKAGES = ("base-files", "base-passwd", "mawk")  # a system needs the first two, and these an awk
 NOBODY = 65534
 NOT_SOURCES = {".git", ".venv", "out", "keys", "__pycache__"}
 # Variables of whoever runs the tests must not decide what a build does.
@@ -209,10 +212,9 @@ def copy_keys(source: Project, target: Project) -> None:
 
 
 def make_small(project: Project) -> None:
-    """Makes the image small, so that all its steps take seconds: two packages and two machines."""
+    """Makes the image small, so that all its steps take seconds: few packages and two machines."""
     recipe = yaml.safe_load(project.recipe.read_text())
-    kept = ["base-files", "base-passwd"]
-    recipe["rootfs"] = {"packages": kept, "hostname": "small"}
+    recipe["rootfs"] = {"packages": [*PACKAGES], "hostname": "small"}
     recipe["data"]["size"] = "16MiB"
     recipe["disk"]["esp_size"] = "40MiB"
     recipe["machines"] = [
@@ -223,13 +225,29 @@ def make_small(project: Project) -> None:
     project.recipe.write_text(yaml.safe_dump(recipe))
     path = project.recipe.with_suffix(".lock")
     lock = locks.load(path)
-    packages = []
-    for package in lock.packages:
-        dropped = {"rootfs"} - ({"rootfs"} if package.name in kept else set())
-        groups = tuple(group for group in package.groups if group not in dropped)
-        if groups:
-            packages.append(replace(package, groups=groups))
-    path.write_text(locks.dump(replace(lock, packages=tuple(packages)), image=IMAGE))
+    kept = _needed(project, lock)
+    groups = {item: tuple(name for name in item.groups if name != "rootfs") for item in lock.packages}
+    groups |= {item: (*groups[item], "rootfs") for item in lock.packages if item.name in kept}
+    packages = tuple(replace(item, groups=names) for item, names in groups.items() if names)
+    asked = [replace(item, packages=PACKAGES) if item.group == "rootfs" else item for item in lock.request]
+    lock = replace(lock, packages=packages, request=tuple(asked))
+    path.write_text(locks.dump(lock, image=IMAGE))
+
+
+def _needed(project: Project, lock: locks.Lock) -> set[str]:
+    """The packages of the small image with all that they depend on."""
+    locked = {item.name: item for item in lock.group("rootfs")}
+    found: set[str] = set()
+    wanted = [*PACKAGES]
+    while wanted:
+        name = wanted.pop()
+        if name in locked and name not in found:
+            found.add(name)
+            path = project.root / "out" / "cache" / "packages" / f"{locked[name].sha256.hex()}.deb"
+            about = read_control(path)
+            for field in ("Pre-Depends", "Depends"):
+                wanted += [item.name for group in relations(about.get(field), name) for item in group]
+    return found
 
 
 def _give_packages(root: Path) -> None:

@@ -94,12 +94,27 @@ def test_an_overlay_with_what_an_editor_left(small: Small) -> None:
 def test_an_overlay_that_takes_a_file_of_a_package(small: Small) -> None:
     recipe = yaml.safe_load(small.project.recipe.read_text())
     recipe["rootfs"]["overlays"] = ["base"]
-    taken = small.project.root / "rootfs" / "base" / "etc" / "debian_version"
-    with edited(small.project.recipe, yaml.safe_dump(recipe)), edited(taken, "14\n"):
+    path = "usr/share/base-passwd/passwd.master"
+    taken = small.project.root / "rootfs" / "base" / path
+    taken.parent.mkdir(parents=True)
+    with edited(small.project.recipe, yaml.safe_dump(recipe)), edited(taken, "root:*:0:0:::\n"):
         said = failed(small.project, "rootfs:debian-cvm", status=1)
+    taken.parent.rmdir()
     assert said == (
-        "\nrootfs:debian-cvm failed:\noverlay base: etc/debian_version is in base-files as well; "
+        f"\nrootfs:debian-cvm failed:\noverlay base: {path} is in base-passwd as well; "
         "list it in rootfs/base/.replaces to replace it\n"
+    )
+
+
+def test_a_package_that_is_not_in_the_lock(small: Small) -> None:
+    """Without this the image would be built, and lack it."""
+    recipe = yaml.safe_load(small.project.recipe.read_text())
+    recipe["rootfs"]["packages"].append("podman")
+    with edited(small.project.recipe, yaml.safe_dump(recipe)):
+        said = failed(small.project, status=1)
+    assert said == (
+        f"\npackages:debian-cvm failed:\n{RECIPE}: rootfs.packages: podman is not in the lock; "
+        "run `python3 dodo.py update:debian-cvm`\n"
     )
 
 

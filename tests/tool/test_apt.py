@@ -279,7 +279,8 @@ def test_a_lock_that_lost_a_dependency(world: World) -> None:
     with pytest.raises(SpecError) as caught:
         world.fetch(rest)
     assert str(caught.value) == (
-        "lock of demo: app 1:1.0 needs lib (>= 1), which group rootfs lacks; run `python3 dodo.py update:demo`"
+        "lock of demo: app 1:1.0 needs lib (>= 1), which group rootfs lacks; "
+        "run `python3 dodo.py update:demo`"
     )
 
 
@@ -334,7 +335,8 @@ def test_other_bytes_under_the_same_version(world: World) -> None:
         world.fetch(changed)
     assert str(caught.value) == (
         f"lock of demo: lib 1.0 should have sha256 {'00' * 32} and {size} bytes, "
-        f"the archive's has {digest.hex()} and {size}; find out why before you run `python3 dodo.py update:demo`"
+        f"the archive's has {digest.hex()} and {size}; "
+        "find out why before you run `python3 dodo.py update:demo`"
     )
     assert world.cached() == set()
 

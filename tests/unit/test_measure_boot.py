@@ -208,19 +208,25 @@ LOWEST = "give the first disk the lowest boot index"
         (
             replace(MACHINE, devices=("virtio-rng-pci", "loader,file=f,addr=0x1000")),
             "-device loader,file=f,addr=0x1000: what a device loader does to the boot is not modelled",
-            "leave it out, or use vhost-vsock-pci, virtio-balloon-pci, virtio-net-pci, virtio-rng-pci,"
-            " virtio-serial-pci, virtserialport",
+            (
+                "leave it out, or use vhost-vsock-pci, virtio-balloon-pci, virtio-net-pci, virtio-rng-pci,"
+                " virtio-serial-pci, virtserialport"
+            ),
         ),
         (
             replace(MACHINE, disks=(Disk(),), devices=("netdev=n,driver=virtio-net-pci",)),
-            "-device netdev=n,driver=virtio-net-pci: firmware can boot from it, and the first disk has no boot"
-            " index",
+            (
+                "-device netdev=n,driver=virtio-net-pci: firmware can boot from it, and the first disk has no"
+                " boot index"
+            ),
             "give the disk bootindex=0",
         ),
         (
             replace(MACHINE, devices=("virtio-net-pci,netdev=a,,b,bootindex=1",)),
-            "-device virtio-net-pci,netdev=a,,b,bootindex=1: what the setting 'bootindex' does to the boot is"
-            " not modelled",
+            (
+                "-device virtio-net-pci,netdev=a,,b,bootindex=1: what the setting 'bootindex' does to the"
+                " boot is not modelled"
+            ),
             "leave it out",
         ),
     ],

@@ -180,6 +180,6 @@ def test_a_store_with_boot_options() -> None:
     with pytest.raises(MeasureError) as caught:
         firmware.boot_variables(MACHINE, MODEL, store)
     assert str(caught.value) == (
-        "m: the variable store already holds Boot0003, and what firmware makes of it is not modelled;"
-        " start from an empty store"
+        "m: the variable store holds Boot0003, so it decides already what is booted, which is not modelled;"
+        " start from a fresh store"
     )

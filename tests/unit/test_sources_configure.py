@@ -79,6 +79,59 @@ def test_enable_lifts_a_mask_of_the_policy() -> None:
     assert tree[f"{ETC}/getty@.service"].target == "/dev/null"
 
 
+OWN = "overlay mine"
+CERTIFICATES = "put certificates in usr/local/share/ca-certificates, each as NAME.crt"
+CLASHES = (
+    ("etc/group", "is generated; declare groups in usr/lib/sysusers.d"),
+    ("etc/hostname", "is generated; set rootfs.hostname"),
+    ("etc/passwd", "is generated; declare accounts in usr/lib/sysusers.d"),
+    ("etc/shadow", "is generated; declare accounts in usr/lib/sysusers.d"),
+    ("etc/ssl/certs/ca-certificates.crt", f"is generated; {CERTIFICATES}"),
+    (f"{ETC}/default.target", "is generated; set rootfs.default_target"),
+    ("var/lib/dpkg/status", "is generated; name packages in rootfs.packages"),
+    ("var/log/messages", "would be left out; caches, logs and backups are not part of an image"),
+)
+
+
+def test_files_of_overlays_that_would_be_lost_are_named_at_once() -> None:
+    tree = _tree()
+    pem = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n" * 2
+    tree.add_file("usr/share/ca-certificates/x.crt", pem.encode())
+    for path, _ in CLASHES:
+        tree.add_file(path, b"own\n", source=OWN)
+    with pytest.raises(SpecError) as caught:
+        configure(tree, (), SystemSpec(hostname="vm"))
+    assert str(caught.value).splitlines() == [
+        f"{OWN}: {path} {complaint}; remove it" for path, complaint in CLASHES
+    ]
+
+
+def test_what_a_generator_keeps_or_only_adds_to_clashes_with_nothing() -> None:
+    tree = _tree()
+    kept = ("etc/hosts", "etc/fstab", "etc/machine-id", "etc/locale.conf", "srv/data")
+    for path in kept:
+        tree.add_file(path, b"", source=OWN)
+    tree.add_file("usr/lib/os-release", b"ID=own\n", source=OWN)
+    tree.add_file("srv/__pycache__/x.pyc", b"x", source=OWN)
+    # The link that enabling the unit makes, by another name of the same file.
+    wants = f"{ETC}/multi-user.target.wants/own.service"
+    tree.add_symlink(wants, f"../../../../{UNITS}/own.service", source=OWN)
+    configure(tree, (), SystemSpec(hostname="vm", enable=("own.service",)))
+    assert [tree[path].source for path in kept] == [OWN] * len(kept)
+    assert "srv/__pycache__/x.pyc" not in tree
+
+
+def test_a_link_of_an_overlay_that_is_pointed_elsewhere() -> None:
+    tree = _tree()
+    tree.add_symlink(f"{ETC}/multi-user.target.wants/own.service", "/dev/null", source=OWN)
+    with pytest.raises(SpecError) as caught:
+        configure(tree, (), SystemSpec(hostname="vm", enable=("own.service",)))
+    assert str(caught.value) == (
+        f"{OWN}: {ETC}/multi-user.target.wants/own.service is generated; use rootfs.enable and rootfs.mask;"
+        " remove it"
+    )
+
+
 def test_contradictions() -> None:
     with pytest.raises(
         SpecError, match=r"units: own.service cannot be enabled and masked at once; remove one"

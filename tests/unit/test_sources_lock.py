@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ source_version: '3.152', filename: pool/main/a/adduser/adduser_3.152_all.deb, gr
 source: glibc, source_version: '1:2', groups: [initramfs, rootfs]}
 """.replace("DIGEST1", "ab" * 32).replace("DIGEST2", "12" * 32)
 
+AGAIN = "run `python3 dodo.py update:` for the image, which makes it again"
 LOCK = Lock(
     suite="trixie",
     architecture="amd64",
@@ -71,7 +73,8 @@ def test_text_and_value() -> None:
 
 
 def test_packages_are_sorted() -> None:
-    turned = Lock(suite="trixie", architecture="amd64", epoch=1752311531, packages=LOCK.packages[::-1])
+    asked = (Asked("rootfs", ("libc6", "adduser")), Asked("initramfs", ()))
+    turned = replace(LOCK, packages=LOCK.packages[::-1], request=asked)
     assert lock.dump(turned, image="demo") == TEXT
     assert lock.parse(lock.dump(turned).encode(), "x.lock") == LOCK
 
@@ -99,7 +102,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("suite: trixie\n", "", "x.lock:3:1: suite is missing"),
+        ("suite: trixie\n", "", f"x.lock:3:1: suite is missing; {AGAIN}"),
         ("suite: trixie", "suite: Trixie", "x.lock:3:8: 'Trixie' is not a suite such as trixie"),
         ("suite: trixie", "suite: 13", "x.lock:3:8: 13 is not text to YAML; write '13'"),
         ("suite: trixie", "suite: [a]", "x.lock:3:8: expected a suite such as trixie"),
@@ -107,7 +110,7 @@ def test_files(tmp_path: Path) -> None:
         (
             "suite: trixie",
             "suite: a\nmore: b",
-            "x.lock:4:1: unknown key more; known are suite, architecture, epoch, packages",
+            "x.lock:4:1: unknown key more; known are suite, architecture, epoch, request, packages",
         ),
         ("epoch: 1752311531", "epoch: -1", "x.lock:5:8: '-1' is not a whole number"),
         ("epoch: 1752311531", "epoch: 0x10", "x.lock:5:8: '0x10' is not a whole number"),
@@ -118,44 +121,63 @@ def test_files(tmp_path: Path) -> None:
             "epoch: 9999999999999999",
             "x.lock:5:8: '9999999999999999' is not a whole number",
         ),
-        ("name: adduser", "name: Add_User", "x.lock:7:10: 'Add_User' is not a package name"),
-        ("name: adduser", "name: -f", "x.lock:7:10: '-f' is not a package name"),
+        (
+            "request:\n  initramfs: []\n  rootfs: [adduser, libc6]\n",
+            "",
+            f"x.lock:3:1: request is missing; {AGAIN}",
+        ),
+        (
+            "\n  initramfs: []\n  rootfs: [adduser, libc6]\n",
+            " [a]\n",
+            "x.lock:6:10: expected a mapping from groups to lists of package names",
+        ),
+        ("  initramfs: []", "  initramfs: busybox", "x.lock:7:14: expected a list"),
+        ("  initramfs: []", "  initramfs: [B]", "x.lock:7:15: 'B' is not a package name"),
+        ("  initramfs: []", "  initramfs: [ab, ab]", "x.lock:7:19: package ab is there twice"),
+        ("  initramfs: []", "  rootfs: []", "x.lock:8:3: group rootfs is there twice"),
+        (
+            "  initramfs: []",
+            "  A: []\n  B: []",
+            "x.lock:7:3: 'A' is not a group name\nx.lock:8:3: 'B' is not a group name",
+        ),
+        ("name: adduser", "name: Add_User", "x.lock:10:10: 'Add_User' is not a package name"),
+        ("name: adduser", "name: -f", "x.lock:10:10: '-f' is not a package name"),
         (
             "version: '3.152', arch",
             "version: 3.152, arch",
-            "x.lock:7:28: 3.152 is not text to YAML; write '3.152'",
+            "x.lock:10:28: 3.152 is not text to YAML; write '3.152'",
         ),
-        ("version: '3.152', arch", "version: 'a b', arch", "x.lock:7:28: 'a b' is not a package version"),
+        ("version: '3.152', arch", "version: 'a b', arch", "x.lock:10:28: 'a b' is not a package version"),
         (
             "architecture: all",
             "architecture: arm64",
-            "x.lock:7:51: architecture is arm64, expected amd64 or all",
+            "x.lock:10:51: architecture is arm64, expected amd64 or all",
         ),
         (
             "abab,",
             "abA,",
-            f"x.lock:7:64: '{'ab' * 30}abA' is not a SHA-256, 64 hexadecimal digits in lower case",
+            f"x.lock:10:64: '{'ab' * 30}abA' is not a SHA-256, 64 hexadecimal digits in lower case",
         ),
-        ("size: 190932", "size: none", "x.lock:7:136: 'none' is not a whole number"),
-        ("[rootfs]", "[]", "x.lock:7:247: a package belongs to one group at least"),
-        ("[rootfs]", "rootfs", "x.lock:7:247: expected a list"),
-        ("[rootfs]", "[rootfs, rootfs]", "x.lock:7:256: group rootfs is there twice"),
+        ("size: 190932", "size: none", "x.lock:10:136: 'none' is not a whole number"),
+        ("[rootfs]", "[]", "x.lock:10:247: a package belongs to one group at least"),
+        ("[rootfs]", "rootfs", "x.lock:10:247: expected a list"),
+        ("[rootfs]", "[rootfs, rootfs]", "x.lock:10:256: group rootfs is there twice"),
         (
             "pool/main/a/",
             "/pool/",
-            "x.lock:7:196: '/pool/adduser/adduser_3.152_all.deb' is not a path below the archive's root",
+            "x.lock:10:196: '/pool/adduser/adduser_3.152_all.deb' is not a path below the archive's root",
         ),
         (
             "pool/main/a/",
             "pool/../",
-            "x.lock:7:196: 'pool/../adduser/adduser_3.152_all.deb' is not a path below the archive's root",
+            "x.lock:10:196: 'pool/../adduser/adduser_3.152_all.deb' is not a path below the archive's root",
         ),
-        ("name: libc6, ", "", "x.lock:8:3: name is missing"),
+        ("name: libc6, ", "", "x.lock:11:3: name is missing"),
         (
             "- {name: libc6",
             "- x\n- {name: libc6",
             (
-                "x.lock:8:3: expected a mapping with name, version, architecture, sha256, size, "
+                "x.lock:11:3: expected a mapping with name, version, architecture, sha256, size, "
                 "source, source_version, groups"
             ),
         ),
@@ -179,9 +201,9 @@ def test_mistakes(old: str, new: str, message: str) -> None:
     [
         (
             b"",
-            "x.lock:1:1: the lock is empty; run `python3 dodo.py update:` for the image, which makes it again",
+            f"x.lock:1:1: the lock is empty; {AGAIN}",
         ),
-        (b"- a\n", "x.lock:1:1: expected a mapping with suite, architecture, epoch, packages"),
+        (b"- a\n", "x.lock:1:1: expected a mapping with suite, architecture, epoch, request, packages"),
         (b"a: \xff\n", "x.lock:1:1: not YAML: 'utf-8' codec can't decode byte #xff: invalid start byte"),
     ],
 )
@@ -195,7 +217,7 @@ def test_other_texts(text: bytes, message: str) -> None:
 def test_a_package_twice_and_all_mistakes_at_once() -> None:
     text = TEXT.replace("epoch: 1752311531", "epoch: soon") + TEXT.splitlines()[-1] + "\n"
     assert complaint(text) == (
-        "x.lock:5:8: 'soon' is not a whole number\nx.lock:9:3: package libc6 (amd64) is there twice"
+        "x.lock:5:8: 'soon' is not a whole number\nx.lock:12:3: package libc6 (amd64) is there twice"
     )
 
 
@@ -208,6 +230,7 @@ NAMES = st.one_of(
     st.sampled_from(["on", "no", "null", "1e3", "yes"]),
     st.from_regex(r"[a-z0-9][a-z0-9+.-]{1,6}", fullmatch=True),
 )
+GROUPS = st.sampled_from(["rootfs", "null", "on", "1e3"])
 PACKAGES = st.builds(
     LockedPackage,
     name=NAMES,
@@ -223,10 +246,17 @@ PACKAGES = st.builds(
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(PACKAGES, max_size=4, unique_by=lambda package: (package.name, package.architecture)))
-def test_round_trip(packages: list[LockedPackage]) -> None:
+@given(
+    st.lists(PACKAGES, max_size=4, unique_by=lambda package: (package.name, package.architecture)),
+    st.dictionaries(GROUPS, st.sets(NAMES, max_size=3), max_size=3),
+)
+def test_round_trip(packages: list[LockedPackage], asked: dict[str, set[str]]) -> None:
     value = Lock(
-        suite="trixie", architecture="amd64", epoch=1, packages=tuple(sorted(packages, key=lambda p: p.key))
+        suite="trixie",
+        architecture="amd64",
+        epoch=1,
+        packages=tuple(sorted(packages, key=lambda p: p.key)),
+        request=tuple(Asked(name, tuple(sorted(asked[name]))) for name in sorted(asked)),
     )
     text = lock.dump(value)
     assert lock.parse(text.encode(), "x.lock") == value

@@ -37,6 +37,20 @@ TEXTS = (
     ("id = AKIA" + "IOSFODNN7ABCDEFG", "an AWS access key"),
     ("id = ASIA" + "IOSFODNN7ABCDEFG", "an AWS session key"),
     ("aws_secret_" + f'access_key = "{ALNUM}"', "an AWS secret key"),
+    ("export AWS_SECRET_" + f"ACCESS_KEY={ALNUM}", "an AWS secret key"),
+    ('"Secret' + f'AccessKey": "{ALNUM}"', "an AWS secret key"),
+    ("client_" + f"secret={ALNUM[:16]}", "a client secret"),
+    ("OAUTH_CLIENT_" + f"SECRET='{ALNUM[:34]}~'", "a client secret"),
+    ('{"client' + f'Secret": "abc-{ALNUM}"', "a client secret"),
+    *(
+        (f"{margin}{_pem('RSA PRIVATE ' + 'KEY', newline + margin)}", "a private key (PEM)")
+        for newline in ("\n", "\r\n")
+        for margin in ("# ", "#", "// ", "> ", ">> ", " * ", "; ", "\t")
+    ),
+    (
+        "# " + _pem("RSA PRIVATE " + "KEY", "\n# ", "Proc-Type: 4,ENCRYPTED\n# DEK-Info: AES,00\n#\n# "),
+        "a private key (PEM)",
+    ),
     ("key: AIza" + ALNUM[:35], "a Google API key"),
     ("AccountKey" + "=" + "a" * 86 + "==;", "an Azure storage key"),
     ("SharedAccessKey" + "=" + "a" * 43 + "=", "an Azure access key"),
@@ -79,6 +93,13 @@ HARMLESS = (
     "$y" + "$",
     "xox" + "y-",
     "ey" + "J0.x.y",
+    "AWS_SECRET_" + "ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCY" + "EXAMPLEKEY",  # likewise
+    "AWS_SECRET_" + "ACCESS_KEY=$2",
+    "# -----BEGIN PRIVATE " + "KEY-----\n# and so on\n",
+    "client_" + "secret=YOUR_CLIENT_SECRET_HERE",
+    "client_" + "secret=12345678901234567890",
+    "client_" + "secret=self.get_secret_v2_from(x)",
+    "client_" + f"secret={ALNUM[:15]}",
 )
 
 

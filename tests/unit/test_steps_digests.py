@@ -150,7 +150,8 @@ def test_intact_are_products_that_are_what_their_sidecars_say(tmp_path: Path, ca
     assert not check(None, None)
     other.write_bytes(b"abc")
     assert check(None, None)
-    for damage in ("", "{}", "[]", '{"sha256": 1}', '{"size": "x", "sha256": ""}'):
+    by_hand = f'{{"sha256": "{ABC}", "size": 4}}'
+    for damage in ("", "{}", "[]", '{"sha256": 1}', '{"size": "x", "sha256": ""}', by_hand):
         text = sidecar(one).read_text()
         sidecar(one).write_text(damage)
         assert not check(None, None), damage

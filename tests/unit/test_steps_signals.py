@@ -79,11 +79,10 @@ def test_no_process_outlives_a_killed_build() -> None:
     assert process.communicate(timeout=20) == ("", "")
 
 
-def test_a_key_at_the_terminal_is_for_the_build_alone() -> None:
+def test_a_key_at_the_terminal_is_not_for_workers() -> None:
     process, pids = start()
-    for name in ("task", "worker"):
-        os.kill(pids[name], signal.SIGINT)
-        os.kill(pids[name], signal.SIGHUP)
+    os.kill(pids["worker"], signal.SIGINT)
+    os.kill(pids["worker"], signal.SIGHUP)
     time.sleep(0.3)
     assert all(Path(f"/proc/{pid}").exists() for pid in pids.values())
     os.kill(pids["build"], signal.SIGINT)
@@ -94,6 +93,7 @@ def test_a_key_at_the_terminal_is_for_the_build_alone() -> None:
 def test_a_task_that_is_told_twice_cleans_up_once() -> None:
     process, pids = start()
     for _ in range(5):
+        os.kill(pids["task"], signal.SIGINT)
         os.kill(pids["task"], signal.SIGTERM)
     time.sleep(0.2)
     os.kill(pids["build"], signal.SIGTERM)

@@ -16,7 +16,7 @@ from recipes.errors import FormatError, ImageError
 from recipes.schema import Image, load_image
 from recipes.steps import digests, task
 from recipes.steps.digests import DigestCache, sidecar
-from recipes.steps.task import Step, canonical, guarded, write_text
+from recipes.steps.task import Step, canonical, guarded, tree_fingerprint, write_text
 from tests.support import ROOT
 
 
@@ -173,6 +173,18 @@ def test_clean_removes_products_and_empty_folders_only(project: Path, image: Ima
             OSError(errno.EFBIG, "File too large", "/x/y"),
             "/x/y: file too large; raise the limit on file sizes and run the same command again",
         ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", "/x/.y.tmp", None, "/x/y"),
+            "/x/y: is a directory; remove the folder in its place and run the same command again",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"),
+            "/x/y: not a directory; remove the file in a folder's place and run the same command again",
+        ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "/x/y"),
+            "/x/y: file exists; remove what is in its place and run the same command again",
+        ),
     ],
 )
 def test_what_users_can_mend_is_one_message(error: Exception, message: str) -> None:
@@ -182,6 +194,16 @@ def test_what_users_can_mend_is_one_message(error: Exception, message: str) -> N
     failed = guarded(action)
     assert isinstance(failed, TaskFailed)
     assert failed.get_msg().strip() == message
+
+
+def test_folders_in_the_place_of_a_product_are_for_the_user_to_remove(project: Path, image: Image) -> None:
+    made = step(project, image, lambda thing: thing.write_bytes(b"x"))
+    made.products[0].mkdir(parents=True)
+    clean, arguments = made.task()["clean"][0]
+    for failed in (guarded(made.run), clean(*arguments)):
+        assert isinstance(failed, TaskFailed)
+        assert failed.get_msg().startswith(f"{made.products[0]}: is a directory; remove the folder")
+    assert names(project / "out") == []
 
 
 def test_an_error_without_a_file_names_the_build_folder(project: Path) -> None:
@@ -232,6 +254,52 @@ def test_a_set_has_no_text() -> None:
     """Its order is not one to depend on."""
     with pytest.raises(TypeError):
         canonical({"x": {1, 2}})
+
+
+def _link_elsewhere(folder: Path) -> None:
+    (folder / "link").unlink()
+    (folder / "link").symlink_to("there")
+
+
+CHANGES: tuple[Callable[[Path], object], ...] = (
+    lambda folder: (folder / "program").chmod(0o644),
+    lambda folder: (folder / "etc" / "plain").chmod(0o744),
+    lambda folder: (folder / "etc" / "new").symlink_to("plain"),
+    _link_elsewhere,
+    lambda folder: (folder / "link").unlink(),
+    lambda folder: (folder / "empty").mkdir(),
+    lambda folder: os.mkfifo(folder / "fifo"),
+    lambda folder: (folder / "etc" / "plain").rename(folder / "plain"),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_an_overlay_is_besides_bytes_counts(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    folder = tmp_path / "overlay"
+    (folder / "etc").mkdir(parents=True)
+    (folder / "etc" / "plain").write_text("x")
+    (folder / "program").touch(0o755)
+    (folder / "link").symlink_to("nowhere")
+    before = tree_fingerprint(folder)
+    assert before == tree_fingerprint(folder)
+    assert before == (
+        ("overlay", "d", False, ""),
+        ("overlay/etc", "d", False, ""),
+        ("overlay/etc/plain", "-", False, ""),
+        ("overlay/link", "l", False, "nowhere"),
+        ("overlay/program", "-", True, ""),
+    )
+    change(folder)
+    assert tree_fingerprint(folder) != before
+
+
+def test_what_git_does_not_keep_of_an_overlay_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay" / "file").touch(0o644)
+    before = tree_fingerprint(tmp_path / "overlay", tmp_path / "missing")
+    (tmp_path / "overlay" / "file").chmod(0o600)
+    (tmp_path / "overlay").chmod(0o700)
+    assert tree_fingerprint(tmp_path / "overlay") == before
 
 
 def test_small_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,9 @@ def test_labels_name_places_of_recorded_boots() -> None:
         words = record["qemu"]["cmdline"].split()
         kind = types[words[words.index("-machine") + 1].partition(",")[0]]
         found.add((record["firmware"]["code_sha256"], f"qemu {version} tcg {kind}-{version}"))
-    told = {(facts.code_sha256.hex(), place) for facts in known_firmware() for place, _, _ in facts.established}
+    told = {
+        (facts.code_sha256.hex(), place) for facts in known_firmware() for place, _, _ in facts.established
+    }
     assert told == found
 
 

@@ -124,7 +124,7 @@ def launches(draw: st.DrawFn) -> tuple[QemuMachine, LaunchFiles]:
         accelerator=draw(st.sampled_from(Accelerator)),
         cpu=draw(texts),
         vcpus=draw(st.integers(1, 999_999)),
-        memory=draw(st.integers(1, 1 << 30)) * MIB,
+        memory=draw(st.integers(1, 1 << 20)) * MIB,
         firmware=firmware,
         tpm=draw(st.none() | st.sampled_from(TpmInterface)),
         disks=tuple(disks),

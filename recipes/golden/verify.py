@@ -182,9 +182,11 @@ def _describe(trace: Trace, index: int, expected: Step | None, found: Step | Non
     if expected.operation != found.operation:
         seen = f"{found.operation} {found.description}".strip()
         return f"{place}: predicted {name} (from {expected.source}), observed {seen}"
-    algorithm = next(iter(expected.digests.keys() & found.digests.keys()), None)
-    if algorithm is None:
+    both_have = expected.digests.keys() & found.digests.keys()
+    shared = [algorithm for algorithm in HashAlgorithm if algorithm in both_have]
+    if not shared:
         return f"{place}: {name}: the log has no bank that was predicted"
+    algorithm = next(item for item in shared if expected.digests[item] != found.digests[item])
     both = f"predicted {expected.digests[algorithm].hex()}, observed {found.digests[algorithm].hex()}"
     return f"{place} ({name}; input: {expected.source}): {algorithm.value} {both}"
 

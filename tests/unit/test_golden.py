@@ -28,7 +28,7 @@ from recipes.golden.manifest import (
 )
 from recipes.golden.report import is_complete, parse_report
 from recipes.golden.table import natural, ranges, render
-from recipes.golden.verify import Observation, compare
+from recipes.golden.verify import Observation, compare, first_difference
 from recipes.measure.tpm import event_steps, traces
 from recipes.measure.trace import Established, HashAlgorithm, digests_of
 from tests.support import ROOT, VECTORS
@@ -363,3 +363,15 @@ def test_a_manifest_whose_rows_and_traces_differ_is_refused() -> None:
     for broken in (replace(machine(), traces=machine().traces[1:]), replace(machine(), registers=())):
         with pytest.raises(FormatError, match="registers and traces do not belong together"):
             manifest_reader.load(dump(replace(manifest(), machines=(broken,))), "golden.json")
+
+
+@pytest.mark.parametrize("algorithm", list(HashAlgorithm))
+def test_the_bank_that_differs_is_the_one_that_is_named(algorithm: HashAlgorithm) -> None:
+    good = machine()
+    trace = good.trace("PCR4")
+    assert trace is not None
+    wrong = {**trace.steps[0].digests, algorithm: bytes(algorithm.size)}
+    steps = (replace(trace.steps[0], digests=wrong), *trace.steps[1:])
+    difference = first_difference(replace(trace, steps=steps), trace.steps)
+    assert difference is not None
+    assert f"{algorithm.value} predicted {bytes(algorithm.size).hex()}" in difference.message

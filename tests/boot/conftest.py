@@ -29,8 +29,11 @@ def built() -> Built:
 @pytest.fixture(scope="session")
 def started(request: pytest.FixtureRequest, built: Built) -> Iterator[Mapping[Boot, Future[Any]]]:
     """Every boot of the session, once, also when two modules look at it."""
-    modules = dict.fromkeys(getattr(item, "module", None) for item in request.session.items)
-    named = [item for module in modules for item in getattr(module, "BOOTS", {}).items()]
+    modules = dict.fromkeys(
+        item.module for item in request.session.items if isinstance(item, pytest.Function)
+    )
+    ours = [module for module in modules if module.__name__.startswith(f"{__package__}.")]
+    named = [item for module in ours for item in getattr(module, "BOOTS", {}).items()]
     wanted: dict[Boot, str] = {boot: name for name, boot in named}
     seconds = request.config.stash.setdefault(SECONDS, {})
 

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,12 +91,7 @@ def check(image: Image, machine: Sequence[str]) -> TaskFailed | None:
         return TaskFailed(str(error))
     count = "1 machine" if len(expected) == 1 else f"{len(expected)} machines, {AT_ONCE} at a time"
     say(f"booting {count}; each takes a minute or two")
-    stop = threading.Event()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            outcomes = list(pool.map(lambda item: _attempt(image, item, stop), expected))
-        finally:
-            stop.set()
+    outcomes = _attempt_all(image, expected)
     write_text(record, json.dumps(_json(image, outcomes), indent=1) + "\n")
     for outcome in outcomes:
         say(_table(outcome) if isinstance(outcome, Proof) else f"\n{outcome.machine}\n  {outcome.message}")
@@ -126,6 +121,21 @@ class NoProof:
 
     machine: str
     message: str
+
+
+def _attempt_all(image: Image, expected: Sequence[GoldenMachine]) -> list[Proof | NoProof]:
+    """Boots the machines; when this process is told to stop, all are ended."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            futures = [pool.submit(_attempt, image, item, stop) for item in expected]
+            # The system may give a signal to any thread; Python acts on it when the main thread wakes.
+            while wait(futures, timeout=0.5).not_done:
+                pass
+            return [future.result() for future in futures]
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _attempt(image: Image, expected: GoldenMachine, stop: threading.Event) -> Proof | NoProof:

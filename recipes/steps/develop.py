@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 from doit.exceptions import TaskFailed
@@ -61,8 +62,10 @@ def _run(module: str, *arguments: str) -> TaskFailed | None:
     sys.stdout.flush()
     with subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT) as process:
         try:
-            status = process.wait()
+            # The system may give a signal to any thread; Python acts on it when the main thread wakes.
+            while process.poll() is None:
+                time.sleep(0.1)
         except BaseException:
             process.send_signal(signal.SIGINT)  # pytest then ends what it has started, and is waited for
             raise
-    return TaskFailed(f"{module} found something, see above") if status else None
+    return TaskFailed(f"{module} found something, see above") if process.returncode else None

@@ -49,11 +49,7 @@ def bind_workers() -> None:
 
 
 def clean_up_when_stopped() -> None:
-    """Makes a forked process that runs a task leave it by an exception when it is told to stop.
-
-    At the first signal, whichever it is: a second that comes close behind may go to another thread, and then
-    Python notices it when the main thread has nothing to wait for.
-    """
+    """Makes a forked process that runs a task leave it by an exception when it is told to stop."""
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         for number in STOPS:

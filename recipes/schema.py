@@ -7,8 +7,8 @@ package than PyYAML, so that ``doit list`` stays instant.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated
 
 from .errors import Problem, SpecError
 from .machine import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
-from .reader import Marks, Size, Text, read, suggestion
+from .reader import Marks, Place, Size, Text, read, suggestion
 from .units import GIB, MIB
 
 PackageName = Annotated[str, Text(r"[a-z0-9][a-z0-9+.-]+", "systemd-sysv")]
@@ -240,6 +240,13 @@ class Image:
     path: Path
     recipe: Recipe
     machines: tuple[QemuMachine, ...]
+    places: Mapping[Place, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def positions(self, *key: str) -> tuple[str, ...]:
+        """``line:column`` of each item of a list in the recipe, or of a single value."""
+        items = sorted(place for place in self.places if place[:-1] == key and isinstance(place[-1], int))
+        found = items or [key]
+        return tuple("{}:{}".format(*self.places[place]) for place in found if place in self.places)
 
     @property
     def lock_path(self) -> Path:
@@ -273,7 +280,7 @@ def load_image(path: Path, root: Path) -> Image:
     for index, spec in enumerate(recipe.machines or ()):
         _attempt(marks, _add_machines, spec, index, machines)
     marks.raise_problems()
-    return Image(name=path.stem, path=path, recipe=recipe, machines=tuple(machines))
+    return Image(name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places)
 
 
 def _attempt(marks: Marks, check: Callable[..., None], *arguments: object) -> None:

@@ -41,12 +41,14 @@ class Group:
 
     Attributes:
         place: the key of the recipe that asks for them, ``rootfs.packages``, for messages.
+        positions: ``line:column`` of each package in the recipe, where it is known, likewise.
     """
 
     name: str
     packages: tuple[str, ...]
     closure: Closure = Closure.DEPENDENCIES
     place: str = ""
+    positions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,24 +100,27 @@ def check_request(request: Request, lock: Lock) -> None:
     for name in sorted({*groups, *made_for, *(name for item in lock.packages for name in item.groups)}):
         group = groups.get(name, Group(name, ()))
         place = f"{request.recipe}: {group.place or name}"
-        problems += [f"{place}: {text}" for text in _group_problems(group, made_for.get(name, set()), lock)]
+        positions = dict(zip(group.packages, group.positions, strict=False))
+        for package, text in _group_problems(group, made_for.get(name, set()), lock):
+            at = f":{positions[package]}" if package in positions else ""
+            problems.append(f"{request.recipe}{at}: {group.place or name}: {package} {text}")
         if name not in groups and name not in made_for:
             problems.append(f"{place}: no package is asked for under this name, and the lock has some")
     if problems:
         raise SpecError("\n".join(f"{problem}; run {request.update}" for problem in problems))
 
 
-def _group_problems(group: Group, made_for: Collection[str], lock: Lock) -> Iterator[str]:
-    """How what is asked for in one group differs from what its lock was made for and has."""
+def _group_problems(group: Group, made_for: Collection[str], lock: Lock) -> Iterator[tuple[str, str]]:
+    """Each package in which what is asked for differs from what the lock was made for and has, and how."""
     wanted = set(group.packages)
     rows = {package.name for package in lock.group(group.name)}
     for name in sorted(wanted - rows):
         close = difflib.get_close_matches(name, sorted(rows - wanted), n=1, cutoff=_CLOSE)
-        yield f"{name} is not in the lock{f' (did you mean {close[0]}?)' if close else ''}"
+        yield name, f"is not in the lock{f' (did you mean {close[0]}?)' if close else ''}"
     for name in sorted((wanted & rows) - set(made_for)):
-        yield f"{name} is in the lock only because another package needs it"
+        yield name, "is in the lock only because another package needs it"
     for name in sorted(set(made_for) - wanted):
-        yield f"{name} is in the lock, and is asked for no more"
+        yield name, "is in the lock, and is asked for no more"
 
 
 def check_packages(request: Request, lock: Lock, path_of: Callable[[LockedPackage], Path]) -> None:

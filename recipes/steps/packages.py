@@ -70,10 +70,32 @@ def request(image: Image) -> Request:
         suite=recipe.debian.suite,
         architecture=DEBIAN_ARCHITECTURES[recipe.architecture.value],
         groups=(
-            Group("rootfs", recipe.rootfs.packages, place="rootfs.packages"),
-            Group("initramfs", recipe.initramfs.packages, place="initramfs.packages"),
-            Group("kernel", (recipe.kernel.package,), Closure.KERNEL, place="kernel.package"),
-            Group("stub", (recipe.uki.stub,), Closure.NONE, place="uki.stub"),
+            Group(
+                "rootfs",
+                recipe.rootfs.packages,
+                place="rootfs.packages",
+                positions=image.positions("rootfs", "packages"),
+            ),
+            Group(
+                "initramfs",
+                recipe.initramfs.packages,
+                place="initramfs.packages",
+                positions=image.positions("initramfs", "packages"),
+            ),
+            Group(
+                "kernel",
+                (recipe.kernel.package,),
+                Closure.KERNEL,
+                place="kernel.package",
+                positions=image.positions("kernel", "package"),
+            ),
+            Group(
+                "stub",
+                (recipe.uki.stub,),
+                Closure.NONE,
+                place="uki.stub",
+                positions=image.positions("uki", "stub"),
+            ),
             Group("firmware", _firmware(image), Closure.NONE, place="machines.firmware"),
         ),
     )

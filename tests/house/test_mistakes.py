@@ -110,10 +110,17 @@ def test_a_package_that_is_not_in_the_lock(small: Small) -> None:
     """Without this the image would be built, and lack it."""
     recipe = yaml.safe_load(small.project.recipe.read_text())
     recipe["rootfs"]["packages"].append("podman")
-    with edited(small.project.recipe, yaml.safe_dump(recipe)):
+    text = yaml.safe_dump(recipe)
+    line, column = next(
+        (number, row.index("podman") + 1)
+        for number, row in enumerate(text.splitlines(), 1)
+        if "podman" in row
+    )
+    with edited(small.project.recipe, text):
         said = failed(small.project, status=1)
+    place = f"{RECIPE}:{line}:{column}: rootfs.packages"
     assert said == (
-        f"\npackages:debian-cvm failed:\n{RECIPE}: rootfs.packages: podman is not in the lock; "
+        f"\npackages:debian-cvm failed:\n{place}: podman is not in the lock; "
         "run `python3 dodo.py update:debian-cvm`\n"
     )
 

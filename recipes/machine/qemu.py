@@ -1,14 +1,11 @@
-"""What is launched: one frozen value, replayed for its golden values and rendered as its launch command.
-
-Nothing here opens a file. A path never belongs to a machine; the place a file is read from is given when the
-command is rendered, so that the same machine has the same value in every folder.
-"""
+"""A machine of QEMU's: an x86 virtual machine that boots by UEFI."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
+
+from .identity import identity
 
 
 class Accelerator(Enum):
@@ -88,10 +85,4 @@ class QemuMachine:
 
     def identity(self) -> str:
         """Canonical JSON of everything but the name: what a capture is keyed by."""
-        value = asdict(self, dict_factory=lambda items: {key: _plain(item) for key, item in items})
-        del value["name"]
-        return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+        return identity(self)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 from doit.exceptions import InvalidDodoFile
 
 from recipes.errors import ImageError
-from recipes.schema import load_images
+from recipes.schema import load_project
 from recipes.steps import graph
 from recipes.steps.digests import Sha256Checker
 from recipes.steps.lock import hold_build_lock
@@ -45,6 +45,6 @@ def task__images() -> Iterator[dict[str, Any]]:
     """Every task of every image under recipes/images."""
     try:
         hold_build_lock(ROOT / "out", sys.argv[1:])
-        yield from graph.tasks(load_images(ROOT))
+        yield from graph.tasks(load_project(ROOT))
     except ImageError as error:
         raise InvalidDodoFile(str(error)) from None

@@ -22,13 +22,33 @@ MARK = ".goldsmith"
 
 # The foreign programs that judge our bytes, by Debian package.
 TEST_PACKAGES = (
-    *("qemu-system-x86", "qemu-utils", "swtpm", "swtpm-tools", "tpm2-tools"),
+    *(
+        "qemu-system-x86",
+        "qemu-system-arm",
+        "device-tree-compiler",
+        "gzip",
+        "qemu-utils",
+        "swtpm",
+        "swtpm-tools",
+        "tpm2-tools",
+    ),
     *("cryptsetup-bin", "erofs-utils", "dosfstools", "mtools", "sbsigntool", "osslsigncode", "fdisk"),
     *("gdisk", "cpio", "kmod", "busybox-static", "shellcheck", "binutils", "openssl", "xz-utils", "systemd"),
     "git",
 )
 TEST_PROGRAMS = (
-    *("qemu-system-x86_64", "qemu-img", "swtpm", "swtpm_setup", "tpm2_eventlog", "veritysetup", "fsck.erofs"),
+    *(
+        "qemu-system-x86_64",
+        "qemu-system-aarch64",
+        "dtc",
+        "gzip",
+        "qemu-img",
+        "swtpm",
+        "swtpm_setup",
+        "tpm2_eventlog",
+        "veritysetup",
+        "fsck.erofs",
+    ),
     *("fsck.fat", "mcopy", "sbverify", "osslsigncode", "sfdisk", "sgdisk", "cpio", "depmod", "busybox"),
     *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git"),
 )

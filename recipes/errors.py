@@ -5,6 +5,8 @@ Every message has the shape ``where: what; how to fix``, in lower case and with 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -66,3 +68,12 @@ class ToolError(ImageError):
         message = f"{argv[0]}: {'exit status ' if isinstance(status, int) else ''}{status}"
         message += f"; {advice}" if advice else ""
         super().__init__(f"{message}\n    $ {' '.join(argv)}" + (f"\n{tail}" if tail else ""))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` or the known words, to put behind a complaint about an unknown word."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 24 else ""

@@ -11,14 +11,13 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .errors import Problem, SpecError
+from .errors import Problem, SpecError, suggestion
 from .units import parse_size
 
 MAX_TEXT = 4 << 20
@@ -86,15 +85,6 @@ def read(text: str, path: str, kind: type[T]) -> tuple[T, Marks]:
     node = _compose(text, marks)
     value: T = _Reader(marks).value(node, kind, ())
     return value, marks
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or the known words, to put behind a complaint about an unknown word."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= 24 else ""
 
 
 def _compose(text: str, marks: Marks) -> yaml.Node:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import MeasureError
 from ..measure.tpm import fold
-from ..measure.trace import HashAlgorithm, Trace
+from ..measure.trace import HashAlgorithm, Step, Trace
 
 PREFERRED = (HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512, HashAlgorithm.SHA1)
 
@@ -26,10 +26,27 @@ def _bank(trace: Trace) -> HashAlgorithm:
 def _explain(trace: Trace, algorithm: HashAlgorithm) -> str:
     lines = [trace.register]
     for number, step in enumerate(trace.steps, 1):
-        what = f"{step.operation} {step.description}".strip()
-        lines.append(f"  {number:>3}  {what}")
+        lines.append(f"  {number:>3}  {describe(step)}")
         lines.append(f"       {algorithm.value} {step.digests[algorithm].hex()} of {step.size} bytes")
+        if step.after:
+            lines.append(f"       after  {step.after.hex()}")
         lines.append(f"       input: {step.source}" + (f"  [{step.spec}]" if step.spec else ""))
-    base = Trace(trace.register.partition(":")[0], trace.steps)
-    lines.append(f"  = {algorithm.value} {fold(base, algorithm).hex()}")
+    lines.append(f"  = {algorithm.value} {_value(trace, algorithm).hex()}")
     return "\n".join(lines) + "\n"
+
+
+def describe(step: Step) -> str:
+    """A step in a few words: operation, place and how often, and what for."""
+    words = [step.operation]
+    if step.address is not None:
+        words.append(f"{step.address:#x}")
+    if step.count != 1:
+        words.append(f"x {step.count}")
+    return " ".join([*words, step.description]).strip()
+
+
+def _value(trace: Trace, algorithm: HashAlgorithm) -> bytes:
+    """What the register ends with; one that folds as a PCR does is computed again from its steps."""
+    if trace.steps and trace.steps[-1].after:
+        return trace.steps[-1].after
+    return fold(Trace(trace.register.partition(":")[0], trace.steps), algorithm)

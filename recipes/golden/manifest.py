@@ -166,6 +166,8 @@ def _step_json(step: Step) -> dict[str, Any]:
         value["address"] = step.address
     if step.count != 1:
         value["count"] = step.count
+    if step.after:
+        value["after"] = step.after.hex()
     return value
 
 

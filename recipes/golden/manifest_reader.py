@@ -80,6 +80,9 @@ def _check_rows(machine: GoldenMachine, source: str) -> None:
     for row in machine.registers:
         if any(row.algorithm not in step.digests for step in traces[row.register].steps):
             raise FormatError(source, f"{row.register}: a step has no {row.algorithm.value} digest")
+        ends = [step.after for step in traces[row.register].steps[-1:] if step.after]
+        if ends and ends != [row.value]:
+            raise FormatError(source, f"{row.register}: its last step ends with another value")
 
 
 def _row(fields: Fields) -> RegisterRow:
@@ -130,12 +133,22 @@ def _step(fields: Fields, register: str) -> Step:
         spec=fields.text("spec"),
         address=fields.number("address") if "address" in fields.values else None,
         count=fields.number("count") if "count" in fields.values else 1,
+        after=_after(fields, banks),
     )
     if not 1 <= step.count <= MAX_COUNT:
         raise FormatError(fields.source, f"'count' is {step.count}; at most {MAX_COUNT} are read")
     digests.finish()
     fields.finish()
     return step
+
+
+def _after(fields: Fields, banks: list[HashAlgorithm]) -> bytes:
+    """The register's value after a step, which only a register with one bank has."""
+    if "after" not in fields.values:
+        return b""
+    if len(banks) != 1:
+        raise FormatError(fields.source, f"'after' stands beside {len(banks)} digests; it goes with one")
+    return fields.hexadecimal("after", banks[0].size)
 
 
 def _texts(fields: Fields, key: str) -> tuple[str, ...]:

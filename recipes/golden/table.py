@@ -18,7 +18,10 @@ COLOURS = {
 
 
 def render(manifest: GoldenManifest, *, colour: bool, algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> str:
-    """Artefacts with their digests, then every golden register of one bank and the machines that share it."""
+    """Artefacts with their digests, then every golden register of one bank and the machines that share it.
+
+    A machine that measures in another algorithm alone, as a realm may, is shown in that one.
+    """
     paint = _Paint(colour)
     lines = ["", paint(BOLD, f"{manifest.image} {manifest.version}"), ""]
     width = max((len(artefact.name) for artefact in manifest.artefacts), default=8)
@@ -43,12 +46,14 @@ def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint
     """A line for each value a register has on some machine, with the machines by how it was established."""
     groups: dict[tuple[str, bytes], dict[Established, list[int]]] = {}
     for number, machine in enumerate(manifest.machines, 1):
+        banks = {row.algorithm for row in machine.registers}
         for row in machine.registers:
-            if row.algorithm is algorithm:
+            if row.algorithm is algorithm or algorithm not in banks:
                 labels = groups.setdefault((row.register, row.value), {})
                 labels.setdefault(row.established, []).append(number)
     width = max((len(register) for register, _ in groups), default=8)
-    head = f"  {'register':<{width}}  {algorithm.value:<{2 * algorithm.size}}  established on machines"
+    digits = 2 * algorithm.size
+    head = f"  {'register':<{width}}  {algorithm.value:<{digits}}  established on machines"
     lines = [paint(DIM, head)]
     for register, value in sorted(groups, key=lambda item: (natural(item[0]), min(groups[item].values()))):
         labels = groups[register, value]
@@ -57,17 +62,17 @@ def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint
             for label in Established
             if label in labels
         ]
-        lines.append(f"  {register:<{width}}  {value.hex()}  {', '.join(parts)}")
+        lines.append(f"  {register:<{width}}  {value.hex():<{digits}}  {', '.join(parts)}")
     return lines
 
 
-def natural(register: str) -> tuple[str, int, int]:
-    """Sort key: PCR2 before PCR11, and the phases of PCR 11 in boot order."""
+def natural(register: str) -> tuple[bool, str, int, int]:
+    """Sort key: PCR2 before PCR11, the phases of PCR 11 in boot order, and a realm's RIM before its REMs."""
     phases = ("", "enter-initrd", "leave-initrd", "sysinit", "ready")
     name, _, phase = register.partition(":")
     letters = name.rstrip("0123456789")
     number = int(name[len(letters) :] or 0)
-    return letters, number, phases.index(phase) if phase in phases else len(phases)
+    return letters != "RIM", letters, number, phases.index(phase) if phase in phases else len(phases)
 
 
 def ranges(numbers: Sequence[int]) -> str:

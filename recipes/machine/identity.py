@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import Field, asdict
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Any, ClassVar, Protocol
 
 
-def identity(machine: DataclassInstance) -> str:
+class Described(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def identity(machine: Described) -> str:
     """Canonical JSON of everything but the name."""
     value = asdict(machine, dict_factory=lambda items: {key: _plain(item) for key, item in items})
     del value["name"]

@@ -69,6 +69,10 @@ class KvmtoolProfile:
         device_tree: whether the tree this kvmtool generates is modelled; else a captured one is needed.
         established: ``oracle`` or ``spec-only``, the strongest label its values can carry.
         why: what the label rests on, or what is missing.
+        s2sz: width of the IPA space in bits where the tool takes the same for every realm; None where it
+            follows from the end of RAM.
+        sve_vl: SVE vector length in bits of realms whose command line leaves it open, 0 for no SVE; None
+            where it follows from the host's hardware.
     """
 
     name: str
@@ -81,6 +85,8 @@ class KvmtoolProfile:
     device_tree: bool
     established: str
     why: str
+    s2sz: int | None = None
+    sve_vl: int | None = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ PROFILES = (
         device_tree=True,
         established="oracle",
         why="islet-project/3rd-kvmtool 3cac6a9 computed the same values; no realm on hardware was compared",
+        # Spec: 3cac6a9, arm/aarch64/rim-measure.c: a constant of its realm parameters.
+        s2sz=33,
     ),
     KvmtoolProfile(
         name="kvmtool-eac5-tf-rmm",
@@ -47,6 +49,8 @@ PROFILES = (
         device_tree=False,
         established="spec-only",
         why="read from islet-project/3rd-kvmtool 61403e79; its program was not run",
+        # Spec: 61403e79, arm/aarch64/rim-measure.c: SVE is on, of 512 bits, as QEMU with RME has it.
+        sve_vl=512,
     ),
     KvmtoolProfile(
         name="kvmtool-rel0-tf-rmm",
@@ -59,6 +63,7 @@ PROFILES = (
         device_tree=False,
         established="spec-only",
         why="read from TF-RMM v0.6.0; no program computed these values",
+        sve_vl=None,
     ),
 )
 

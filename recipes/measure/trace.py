@@ -62,6 +62,7 @@ class Step:
         spec: document and section, or source file and commit, of the rule.
         address: guest address, where the operation has one.
         count: how many equal operations this step stands for.
+        after: the register's value after the step, where a register does not fold as a PCR does (RIM).
     """
 
     register: str
@@ -73,6 +74,7 @@ class Step:
     spec: str = ""
     address: int | None = None
     count: int = 1
+    after: bytes = b""
 
 
 def digests_of(*parts: bytes | memoryview) -> dict[HashAlgorithm, bytes]:

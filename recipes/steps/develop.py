@@ -13,8 +13,8 @@ from doit.exceptions import TaskFailed
 from .digests import ROOT
 from .task import Task
 
-# The image that boot tests start.
-TESTED_IMAGE = "debian-cvm"
+# What boot tests start.
+TESTED_IMAGE, TESTED_REALM = "debian-cvm", "islet-realm"
 PARAMETERS = [{"name": "arguments", "short": "k", "type": str, "default": "", "help": "pytest -k expression"}]
 
 
@@ -23,7 +23,7 @@ def tasks() -> Iterator[Task]:
     yield {
         "basename": "test",
         "doc": "run all tests: unit, vectors, tool, house and boot",
-        "task_dep": [TESTED_IMAGE],
+        "task_dep": [TESTED_IMAGE, TESTED_REALM],
         "actions": [(test,)],
         "params": PARAMETERS,
         "verbosity": 2,

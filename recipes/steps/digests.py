@@ -114,9 +114,23 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".digest.json")
 
 
+def content(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a product: of a file's bytes, or of everything in a folder.
+
+    A folder's digest is that of a line for each of its files, in order of their paths; links have no place
+    in one.
+    """
+    if not path.is_dir():
+        return path.stat().st_size, DIGESTS.sha256(path)
+    files = sorted((item.relative_to(path).as_posix(), item) for item in path.rglob("*") if not item.is_dir())
+    lines = "".join(f"{DIGESTS.sha256(item)}  {name}\n" for name, item in files)
+    return sum(item.stat().st_size for _, item in files), hashlib.sha256(lines.encode()).hexdigest()
+
+
 def sidecar_text(path: Path) -> str:
     """What the sidecar of a finished product says: its size and SHA-256."""
-    return json.dumps({"sha256": DIGESTS.sha256(path), "size": path.stat().st_size}) + "\n"
+    size, digest = content(path)
+    return json.dumps({"sha256": digest, "size": size}) + "\n"
 
 
 def read_sidecar(path: Path) -> tuple[int, str]:
@@ -130,10 +144,7 @@ def intact(products: tuple[Path, ...]) -> Callable[[Any, Any], bool]:
 
     def check(task: Any, values: Any) -> bool:  # noqa: ANN401 - doit's own calling convention
         try:
-            return all(
-                read_sidecar(product) == (product.stat().st_size, DIGESTS.sha256(product))
-                for product in products
-            )
+            return all(read_sidecar(product) == content(product) for product in products)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

@@ -11,6 +11,7 @@ from ..schema import Image
 from ..units import SECTOR_SIZE
 from . import rootfs, uki, verity
 from .packages import resolved_lock
+from .private_keys import own_keys
 from .seeds import data_partition, derived_uuid
 from .task import OUT, Step
 
@@ -112,7 +113,7 @@ def _refuse_secrets(files: dict[str, FilePayload]) -> None:
     tree = FileTree()
     for path, payload in files.items():
         tree[path] = Node(type=NodeType.FILE, mode=0o644, payload=payload, source="the recipe")
-    refuse_secrets(tree, "EFI system partition", rootfs.own_keys())
+    refuse_secrets(tree, "EFI system partition", own_keys())
 
 
 def _write_disk(target: Path, table: PartitionTable, contents: tuple[IO[bytes], ...]) -> None:

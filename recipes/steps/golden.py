@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..machine import QemuMachine
-from ..schema import Image
+from ..schema import Buildable, Image
 from . import disk, firmware, initramfs, kernel, launch, rootfs, uki, verity
 from .digests import ROOT, read_sidecar
 from .task import OUT, Step
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 MODELS = ROOT / "recipes" / "vmm" / "firmware.json"
 
 
-def golden_path(image: Image) -> Path:
+def golden_path(image: Buildable) -> Path:
     """Path of the golden manifest."""
-    return OUT / image.name / "golden.json"
+    return OUT / image.folder / "golden.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..schema import Image
+from ..schema import Image, Project, RealmImage, SharedKernel
 from . import (
     check,
     develop,
@@ -23,10 +23,16 @@ from . import (
     update,
     verity,
 )
+from .realm import applications, provision, stability
+from .realm import golden as realm_golden
+from .realm import initramfs as realm_initramfs
+from .realm import kernel as realm_kernel
+from .realm import keys as realm_keys
 from .signals import clean_up_when_stopped
 from .task import Step, Task
 
 HEADERS = {
+    "keys": "make development keys in keys/, once",
     "packages": "download locked packages and check each against the lock",
     "kernel": "take kernels out of their packages",
     "rootfs": "make root file systems (EROFS)",
@@ -36,8 +42,11 @@ HEADERS = {
     "firmware": "take firmware out of its package",
     "variables": "write variable stores with Secure Boot keys enrolled",
     "disk": "lay out disks",
+    "applications": "import or make OCI application images, check and sign them",
     "launch": "render launch scripts",
     "golden": "compute golden measurements",
+    "provision": "write signed realm metadata, reference values and the lines that start a realm",
+    "stability": "say which options change a realm's measurement",
     "check": "boot an image and compare what the TPM measured with the prediction",
     "run": "boot an image on this terminal",
     "update": "resolve a lock again and capture what only a running VMM knows",
@@ -63,30 +72,55 @@ def steps(image: Image) -> tuple[Step, ...]:
     )
 
 
+def realm_steps(realm: RealmImage, shared: SharedKernel) -> tuple[Step, ...]:
+    """The steps that build, measure and provision a realm."""
+    return (
+        packages.step(realm),
+        realm_kernel.step(realm, shared),
+        applications.step(realm),
+        realm_initramfs.step(realm, shared),
+        realm_golden.step(realm),
+        provision.step(realm),
+    )
+
+
 def processes(arguments: Sequence[str]) -> int:
     """How many steps run at once. A task that talks to the terminal must be in doit's own process (0)."""
     interactive = any(word == "run" or word.startswith("run:") for word in arguments)
     return 0 if interactive else 2
 
 
-def tasks(images: tuple[Image, ...]) -> Iterator[Task]:
+def tasks(project: Project) -> Iterator[Task]:
     """All doit tasks."""
-    for task in _tasks(images):
+    for task in _tasks(project):
         if task["basename"] in START_PROGRAMS and "actions" in task:
             task["actions"] = [(clean_up_when_stopped,), *task["actions"]]
         yield task
 
 
-def _tasks(images: tuple[Image, ...]) -> Iterator[Task]:
+def _tasks(project: Project) -> Iterator[Task]:
     for basename, doc in HEADERS.items():
         yield {"basename": basename, "name": None, "doc": doc}
     yield keys.task()
-    for image in images:
+    yield realm_keys.task()
+    for shared in project.kernels:
+        yield packages.step(shared).task()
+        yield kernel.step(shared).task()
+        yield update.task(shared)
+    for image in project.images:
         built = steps(image)
-        for step in built:
-            yield step.task()
+        yield from (step.task() for step in built)
         yield summary.task(image, [step.name for step in built])
         yield check.task(image)
         yield run.task(image)
         yield update.task(image)
+    for realm in project.realms:
+        shared = project.kernel(realm.recipe.kernel)
+        built = realm_steps(realm, shared)
+        yield from (step.task() for step in built)
+        yield summary.task(
+            realm, [f"packages:{shared.name}", f"kernel:{shared.name}", *(step.name for step in built)]
+        )
+        yield stability.task(realm)
+        yield update.task(realm)
     yield from develop.tasks()

@@ -10,12 +10,14 @@ from ..schema import DataSpec, Image, InitramfsSpec, Profile
 from . import kernel
 from .digests import ROOT
 from .packages import resolved_lock
-from .rootfs import own_keys
+from .private_keys import own_keys
 from .seeds import data_partition
 from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
 
 SCRIPTS = ROOT / "initrd"
+# What belongs to realms, whose initramfs is another.
+REALM = SCRIPTS / "realm"
 
 
 def archive(image: Image) -> Path:
@@ -41,7 +43,7 @@ def step(image: Image) -> Step:
             resolved_lock(image),
             kernel.package_files(image),
             kernel.kernel_facts(image),
-            *source_files(SCRIPTS),
+            *(path for path in source_files(SCRIPTS) if REALM not in path.parents),
         ),
         build=build,
         arguments={
@@ -55,7 +57,7 @@ def step(image: Image) -> Step:
             "data": image.recipe.data,
             "partition": str(data_partition(image)),
         },
-        fingerprint=tree_fingerprint(SCRIPTS),
+        fingerprint=[entry for entry in tree_fingerprint(SCRIPTS) if not entry[0].startswith("initrd/realm")],
         doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
     )
 

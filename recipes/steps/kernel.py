@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError
-from ..schema import Image
+from ..schema import Image, SharedKernel
 from . import packages
 from .packages import resolved_lock
 from .task import OUT, Step
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from ..formats.kmod import ModuleDirectory
 
 
-def vmlinuz(image: Image) -> Path:
+def vmlinuz(image: Image | SharedKernel) -> Path:
     """Path of the kernel."""
-    return OUT / image.name / "vmlinuz"
+    return OUT / image.folder / "vmlinuz"
 
 
-def kernel_facts(image: Image) -> Path:
+def kernel_facts(image: Image | SharedKernel) -> Path:
     """Path of ``kernel.json``: release (``uname -r``), package and version."""
-    return OUT / image.name / "kernel.json"
+    return OUT / image.folder / "kernel.json"
 
 
-def package_files(image: Image) -> Path:
+def package_files(image: Image | SharedKernel) -> Path:
     """Path of the kernel package's files as one plain tar archive: what modules are taken from."""
-    return OUT / image.name / "kernel.tar"
+    return OUT / image.folder / "kernel.tar"
 
 
-def step(image: Image) -> Step:
+def step(image: Image | SharedKernel) -> Step:
     """The step that unpacks the kernel."""
     return Step(
         basename="kernel",

@@ -1,4 +1,4 @@
-"""``keys``: development keys for Secure Boot, made on first use and then kept.
+"""``keys:secure-boot``: development keys for Secure Boot, made on first use and then kept.
 
 They are for development: whoever can read ``keys/`` can sign for every machine that trusts them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,26 +36,33 @@ def task() -> Task:
     """The doit task. It has no ``clean``: keys are never removed by a build."""
     return {
         "basename": "keys",
+        "name": "secure-boot",
         "doc": "make development Secure Boot keys in keys/, once",
-        "targets": [str(path(role)) for role in ROLES for path in (key_path, certificate_path)],
-        "uptodate": [_checked],
+        "targets": [str(path) for path in _files()],
+        "uptodate": [checked(_files())],
         "actions": [(guarded, [make])],
         "verbosity": 2,
     }
 
 
-def _checked(task: Any, values: dict[str, Any]) -> bool:  # noqa: ANN401 - doit's own calling convention
-    """Whether the keys are those that were good when ``make`` last ended."""
-    task.value_savers.append(lambda: {"keys": _state()})
-    try:
-        return bool(values.get("keys") == _state())
-    except OSError:
-        return False
+def _files() -> tuple[Path, ...]:
+    return tuple(path(role) for role in ROLES for path in (key_path, certificate_path))
 
 
-def _state() -> list[list[str]]:
-    paths = [path(role) for role in ROLES for path in (key_path, certificate_path)]
-    return [[stat.filemode(path.stat().st_mode), DIGESTS.sha256(path)] for path in paths]
+def checked(paths: tuple[Path, ...]) -> Callable[[Any, dict[str, Any]], bool]:
+    """An ``uptodate`` check: the files are those that were good when the task last ended."""
+
+    def state() -> list[list[str]]:
+        return [[stat.filemode(path.stat().st_mode), DIGESTS.sha256(path)] for path in paths]
+
+    def check(task: Any, values: dict[str, Any]) -> bool:  # noqa: ANN401 - doit's own calling convention
+        task.value_savers.append(lambda: {"keys": state()})
+        try:
+            return bool(values.get("keys") == state())
+        except OSError:
+            return False
+
+    return check
 
 
 def make() -> None:
@@ -77,10 +85,10 @@ def make() -> None:
                 f"keys/{key.name}: is missing beside {certificate.name}; restore it or remove both"
             )
         if not key.exists():
-            _write(key, secureboot_keys.make_key(name).private_key, 0o600)
+            write_key(key, secureboot_keys.make_key(name).private_key, 0o600)
         if not certificate.exists():
             pem = secureboot_keys.make_certificate(_load(role), name).public_bytes(Encoding.PEM)
-            _write(certificate, pem, 0o644)
+            write_key(certificate, pem, 0o644)
         _check(role)
 
 
@@ -122,7 +130,8 @@ def _unusable(role: str, error: FormatError) -> ImageError:
     return ImageError(f"{error.source}: {what}; remove keys/{role}.key and keys/{role}.pem to make new ones")
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def write_key(path: Path, data: bytes, mode: int) -> None:
+    """Writes a key file, which nobody else can read at any time, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schema import Image
+from ..schema import Architecture, Buildable, Image, RealmImage, SharedKernel
 from ..units import MIB
 from .digests import CACHE, ROOT
 from .task import OUT, Step
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 PACKAGES = CACHE / "packages"
 APT_WORK = CACHE / "apt"
-DEBIAN_ARCHITECTURES = {"x86_64": "amd64"}
+DEBIAN_ARCHITECTURES = {Architecture.X86_64: "amd64", Architecture.AARCH64: "arm64"}
 
 
-def resolved_lock(image: Image) -> Path:
+def resolved_lock(image: Buildable) -> Path:
     """Path of the lock this build uses: the committed one, unless the mirror no longer has its versions."""
-    return OUT / image.name / "resolved.lock"
+    return OUT / image.folder / "resolved.lock"
 
 
-def step(image: Image) -> Step:
+def step(image: Buildable) -> Step:
     """The step that fetches packages."""
-    recipe = image.recipe
     return Step(
         basename="packages",
         image=image,
@@ -38,16 +37,7 @@ def step(image: Image) -> Step:
         inputs=(image.lock_path,),
         build=partial(build, image=image),
         arguments={},
-        fingerprint=(
-            recipe.debian.suite,
-            recipe.architecture,
-            recipe.rootfs.packages,
-            recipe.initramfs.packages,
-            recipe.kernel.package,
-            recipe.uki.stub,
-            _firmware(image),
-            locked_only(),
-        ),
+        fingerprint=(debian(image), [(name, asked) for name, asked, _ in asked_for(image)], locked_only()),
         uptodate=(_cache_is_whole(image),),
         doc="download the locked packages and check each against the lock",
     )
@@ -58,45 +48,59 @@ def locked_only() -> bool:
     return os.environ.get("GOLDSMITH_LOCKED", "") not in ("", "0")
 
 
-def request(image: Image) -> Request:
+def debian(image: Buildable) -> tuple[str, str]:
+    """The suite and Debian's name of the architecture that a recipe takes packages of."""
+    recipe = image.recipe
+    return recipe.debian.suite, DEBIAN_ARCHITECTURES[recipe.architecture]
+
+
+Asking = tuple[str, tuple[str, ...], tuple[str | int, ...]]
+
+
+def asked_for(image: Buildable) -> tuple[Asking, ...]:
+    """What a recipe asks of Debian: name of the group, packages, and the key of the recipe that asks."""
+    if isinstance(image, Image):
+        recipe = image.recipe
+        return (
+            ("rootfs", recipe.rootfs.packages, ("rootfs", "packages")),
+            ("initramfs", recipe.initramfs.packages, ("initramfs", "packages")),
+            ("kernel", (recipe.kernel.package,), ("kernel", "package")),
+            ("stub", (recipe.uki.stub,), ("uki", "stub")),
+            ("firmware", _firmware(image), ("machines", "firmware")),
+        )
+    if isinstance(image, RealmImage):
+        made = (
+            (f"app-{item.name}", item.packages, ("applications", index, "packages"))
+            for index, item in enumerate(image.recipe.applications)
+            if item.packages
+        )
+        return (("initramfs", image.recipe.initramfs.packages, ("initramfs", "packages")), *made)
+    if isinstance(image, SharedKernel):
+        return (("kernel", (image.recipe.package,), ("package",)),)
+    raise TypeError(image)
+
+
+def request(image: Buildable) -> Request:
     """What the recipe asks of Debian, by group."""
     from ..sources.request import Closure, Group, Request
 
-    recipe = image.recipe
+    closures = {"kernel": Closure.KERNEL, "stub": Closure.NONE, "firmware": Closure.NONE}
     path = image.path
+    suite, architecture = debian(image)
     return Request(
         image=image.name,
         recipe=(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix(),
-        suite=recipe.debian.suite,
-        architecture=DEBIAN_ARCHITECTURES[recipe.architecture.value],
-        groups=(
+        suite=suite,
+        architecture=architecture,
+        groups=tuple(
             Group(
-                "rootfs",
-                recipe.rootfs.packages,
-                place="rootfs.packages",
-                positions=image.positions("rootfs", "packages"),
-            ),
-            Group(
-                "initramfs",
-                recipe.initramfs.packages,
-                place="initramfs.packages",
-                positions=image.positions("initramfs", "packages"),
-            ),
-            Group(
-                "kernel",
-                (recipe.kernel.package,),
-                Closure.KERNEL,
-                place="kernel.package",
-                positions=image.positions("kernel", "package"),
-            ),
-            Group(
-                "stub",
-                (recipe.uki.stub,),
-                Closure.NONE,
-                place="uki.stub",
-                positions=image.positions("uki", "stub"),
-            ),
-            Group("firmware", _firmware(image), Closure.NONE, place="machines.firmware"),
+                name,
+                asked,
+                closures.get(name, Closure.DEPENDENCIES),
+                place=".".join(str(item) for item in key),
+                positions=image.positions(*key),
+            )
+            for name, asked, key in asked_for(image)
         ),
     )
 
@@ -106,7 +110,7 @@ def _firmware(image: Image) -> tuple[str, ...]:
     return tuple(sorted({machine.firmware.package for machine in image.machines}))
 
 
-def build(target: Path, *, image: Image) -> None:
+def build(target: Path, *, image: Buildable) -> None:
     """Fills the cache and writes the lock that was used, which is what the recipe asks for."""
     from ..sources import apt
     from ..sources import lock as locks
@@ -130,7 +134,7 @@ def package_files(lock: Lock, group: str) -> list[Path]:
     return [cached_path(PACKAGES, package) for package in lock.group(group)]
 
 
-def _cache_is_whole(image: Image) -> Callable[[Any, Any], bool]:
+def _cache_is_whole(image: Buildable) -> Callable[[Any, Any], bool]:
     """An ``uptodate`` check: every package of the lock that was used is still in the cache."""
 
     def check(task: Any, values: Any) -> bool:  # noqa: ANN401 - doit's own calling convention

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..schema import Image, RootfsSpec
-from . import kernel, keys
+from . import kernel
 from .digests import ROOT
 from .packages import resolved_lock
+from .private_keys import own_keys
 from .seeds import derived_uuid
 from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
-
-if TYPE_CHECKING:
-    from ..sources.secrets import OwnKey
 
 
 def filesystem(image: Image) -> Path:
@@ -88,11 +85,3 @@ def build(
         refuse_secrets(tree, "root file system", own_keys())
         with target.open("wb") as out:
             erofs.write(tree, out, epoch=epoch, uuid=UUID(uuid), label=image[:15])
-
-
-def own_keys() -> tuple[OwnKey, ...]:
-    """Our private keys, which must not be found in any product."""
-    from ..sources.secrets import OwnKey
-
-    paths = (keys.key_path(role) for role in keys.ROLES)
-    return tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from doit.exceptions import TaskFailed
 
-from ..errors import SpecError
+from ..errors import SpecError, suggestion
 from ..machine import Accelerator, QemuMachine
-from ..reader import suggestion
 from ..schema import Image
 from . import launch
 from .task import OUT, Task

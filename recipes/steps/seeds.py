@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-from ..schema import Image
+from ..schema import Buildable, Image
 
 # Everything derived hangs below this namespace, which is a name-based UUID itself.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "goldsmith.invalid")
 
 
-def derived_uuid(image: Image, role: str, content: bytes = b"") -> uuid.UUID:
+def derived_uuid(image: Buildable, role: str, content: bytes = b"") -> uuid.UUID:
     """The UUID of a part of an image; ``content`` makes it follow the bytes it names.
 
     Spec: RFC 9562 section 5.5 (name-based UUIDs).

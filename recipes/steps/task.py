@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 import stat
 import sys
 import time
@@ -23,9 +24,9 @@ from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 from ..errors import ImageError
-from ..schema import Image
+from ..schema import Buildable
 from ..units import format_size
-from .digests import DIGESTS, ROOT, intact, sidecar, sidecar_text
+from .digests import DIGESTS, ROOT, content, intact, sidecar, sidecar_text
 
 OUT = ROOT / "out"
 Task = dict[str, Any]
@@ -46,11 +47,12 @@ ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One artefact of one image.
+    """One artefact of one image, or of a kernel that images share.
 
     Attributes:
         basename: the artefact: ``verity``.
-        products: files it makes; each gets a digest sidecar.
+        products: files it makes, and folders; each gets a digest sidecar.
+        folders: those of the products that are folders.
         inputs: files it reads: sources, or products of other steps (doit then watches their sidecars).
         build: called with the paths to write and ``arguments``.
         arguments: keyword arguments for ``build``; part of what decides whether the step is up to date.
@@ -60,12 +62,13 @@ class Step:
     """
 
     basename: str
-    image: Image
+    image: Buildable
     products: tuple[Path, ...]
     inputs: tuple[Path, ...]
     build: Callable[..., None]
     arguments: dict[str, Any]
     doc: str
+    folders: tuple[Path, ...] = ()
     fingerprint: object = None
     uptodate: tuple[Callable[[Any, Any], bool], ...] = ()
 
@@ -89,7 +92,7 @@ class Step:
                 *self.uptodate,
             ],
             "actions": [(guarded, [self.run])],
-            "clean": [(guarded, [partial(_clean, self.products)])],
+            "clean": [(guarded, [partial(_clean, self.products, self.folders)])],
             "verbosity": 2,
         }
 
@@ -107,14 +110,16 @@ class Step:
             for product, temporary in zip(self.products, temporaries, strict=True):
                 product.parent.mkdir(parents=True, exist_ok=True)
                 sidecar(product).unlink(missing_ok=True)
-                temporary.unlink(missing_ok=True)
+                _remove(temporary)
             self.build(*temporaries, **self.arguments)
             self._check_unchanged(inputs)
             for product, temporary in zip(self.products, temporaries, strict=True):
+                if product in self.folders:
+                    _remove(product)  # a folder does not replace another
                 temporary.replace(product)
         finally:
             for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
+                _remove(temporary)
         for product in self.products:
             write_text(sidecar(product), sidecar_text(product))
         DIGESTS.save()
@@ -149,7 +154,7 @@ def guarded(action: Callable[[], None]) -> TaskFailed | None:
 def report(step: Step, seconds: float) -> None:
     """One line per product, as it is finished."""
     for product in step.products:
-        size, digest = product.stat().st_size, DIGESTS.sha256(product)
+        size, digest = content(product)
         name = product.relative_to(OUT).as_posix()
         sys.stdout.write(f"  {name:<44} {format_size(size):>10}  sha256 {digest[:16]}…  {seconds:5.1f} s\n")
     sys.stdout.flush()
@@ -222,13 +227,24 @@ def _plain(value: object) -> object:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _clean(products: tuple[Path, ...]) -> None:
+def _clean(products: tuple[Path, ...], folders: tuple[Path, ...]) -> None:
     for product in products:
-        for path in (product, sidecar(product)):
-            path.unlink(missing_ok=True)
+        sidecar(product).unlink(missing_ok=True)
+        if product in folders:
+            _remove(product)
+        else:
+            product.unlink(missing_ok=True)
     for folder in sorted({product.parent for product in products}, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def say(text: str) -> None:

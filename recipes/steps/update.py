@@ -10,29 +10,32 @@ from typing import TYPE_CHECKING
 
 from ..errors import MeasureError, ToolError
 from ..machine import Accelerator, QemuMachine
-from ..schema import Image
+from ..schema import Buildable, Image
 from . import firmware, packages
-from .packages import APT_WORK, DEBIAN_ARCHITECTURES, request
+from .packages import APT_WORK, debian, request
 from .task import Task, guarded, say, write_text
 
 if TYPE_CHECKING:
     from ..vmm.captures import AcpiCapture
 
 
-def task(image: Image) -> Task:
+def task(image: Buildable) -> Task:
     """The doit task; it always runs."""
+    captures = ", capture ACPI tables, learn unknown firmware" if isinstance(image, Image) else ""
     return {
         "basename": "update",
         "name": image.name,
-        "doc": f"resolve the lock of {image.name} again, capture ACPI tables, learn unknown firmware",
+        "doc": f"resolve the lock of {image.name} again{captures}",
         "actions": [(guarded, [lambda: update(image)])],
         "verbosity": 2,
     }
 
 
-def update(image: Image) -> None:
-    """Writes the lock, and the captures where QEMU and swtpm are installed."""
+def update(image: Buildable) -> None:
+    """Writes the lock and, for what boots under QEMU, the captures where QEMU and swtpm are installed."""
     update_lock(image)
+    if not isinstance(image, Image):
+        return
     try:
         update_captures(image)
     except ToolError as error:
@@ -40,15 +43,14 @@ def update(image: Image) -> None:
         raise
 
 
-def update_lock(image: Image) -> None:
+def update_lock(image: Buildable) -> None:
     """Resolves the recipe's packages and writes the lock beside it."""
     from ..sources import apt
     from ..sources import lock as locks
 
     wanted = request(image)
     say(f"resolving {sum(len(group.packages) for group in wanted.groups)} packages and what they depend on")
-    architecture = DEBIAN_ARCHITECTURES[image.recipe.architecture.value]
-    lock = apt.resolve(image.recipe.debian.suite, architecture, wanted.groups, APT_WORK)
+    lock = apt.resolve(*debian(image), wanted.groups, APT_WORK)
     text = locks.dump(lock, image=image.name)
     changed = not image.lock_path.exists() or image.lock_path.read_text(encoding="utf-8") != text
     write_text(image.lock_path, text)

@@ -32,7 +32,7 @@ from recipes.golden import manifest_reader
 from recipes.golden.manifest import GoldenMachine, GoldenManifest
 from recipes.golden.report import is_complete
 from recipes.machine import Disk, QemuMachine
-from recipes.schema import Image, load_images
+from recipes.schema import Image, load_project
 from recipes.sources.initramfs import command_line
 from recipes.steps import disk, golden, initramfs, kernel, packages, rootfs, verity
 from recipes.steps.develop import TESTED_IMAGE
@@ -114,7 +114,7 @@ Boots = Mapping[str, Future[Any]]
 
 def find_built() -> Built:
     """The built image; without it the tests are skipped at home and fail in CI."""
-    image = next(image for image in load_images(ROOT) if image.name == TESTED_IMAGE)
+    image = next(image for image in load_project(ROOT).images if image.name == TESTED_IMAGE)
     missing = [path for path in (golden.golden_path(image), disk.raw_disk(image)) if not path.is_file()]
     if missing:
         what = f"out/{missing[0].relative_to(OUT)} is not there; build it with `python3 dodo.py`"
@@ -162,7 +162,7 @@ def boot_uefi(
             serial=f"file:{folder / 'console'}",
         )
         qemu = stack.enter_context(Qemu(render(machine, files)))
-        return _watch(qemu, folder / "console", until)
+        return watch(qemu, folder / "console", until)
 
 
 def boot_kernel(
@@ -194,14 +194,15 @@ def boot_kernel(
             words += ["-device", f"virtio-blk-pci,drive=d{number}"]
         words += ["-kernel", str(built.kernel), "-initrd", str(initrd or built.initramfs)]
         qemu = stack.enter_context(Qemu([*words, "-append", command_line]))
-        return _watch(qemu, folder / "console", until or _never)
+        return watch(qemu, folder / "console", until or _never)
 
 
 def _never(console: bytes) -> bool:
     return False
 
 
-def _watch(qemu: Qemu, path: Path, until: Until) -> Run:
+def watch(qemu: Qemu, path: Path, until: Until) -> Run:
+    """What the console in ``path`` shows until a machine ends or ``until`` is true of it."""
     started = time.monotonic()
     while True:
         running = qemu.running

@@ -322,7 +322,7 @@ def test_a_damaged_digest_cache_is_only_slower(small: Small) -> None:
     cache = small.project.root / "out" / "cache" / "digests.json"
     for damage in ("", "{", "[]", '{"x": {"y": 1}}', '{"x": 1}', '{"x": [1]}', '{"x": null}'):
         cache.write_text(damage)
-        assert lines(small.project.build("packages")) == []
+        assert lines(small.project.build("packages:debian-cvm")) == []
     assert sha256(small.project.out / "resolved.lock") in cache.read_text()
 
 

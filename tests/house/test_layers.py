@@ -14,8 +14,8 @@ import pytest
 
 from tests.support import ROOT
 
-BASE = frozenset({"machine", "binary", "units", "errors", "reader", "document"})
-# What each room may import of the others. `dodo`, `__main__` and `steps` are at home everywhere.
+BASE = frozenset({"machine", "app_manager", "binary", "units", "errors", "reader", "document"})
+# What each room may import of the others. `dodo`, `commands` and `steps` are at home everywhere.
 MAY_IMPORT = {
     "formats": BASE,
     "measure": BASE | {"formats"},
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "disks": BASE | {"formats", "measure"},
     "golden": BASE | {"formats", "measure"},
     "steps": BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden"},
-    "__main__": BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "steps"},
+    "commands": BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "steps"},
+    "__main__": BASE | {"commands"},
     "dodo": BASE | {"schema", "steps", "bootstrap"},
     "bootstrap": frozenset(),  # runs before anything is installed, and alone
     **dict.fromkeys(BASE, BASE),
@@ -34,15 +35,15 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "yaml": ("reader", r"sources\.lock"),
     "cryptography": (
-        r"formats\.(authenticode\w*|secureboot_keys|efi_signature)",
+        r"formats\.(authenticode\w*|secureboot_keys|efi_signature|p384)",
         r"measure\.secureboot",
         r"sources\.secrets",
-        r"steps\.\w+",
+        r"steps\.[\w.]+",
     ),
     "elftools": (r"formats\.\w+",),
     "zstandard": (r"formats\.(zstd|decompress|kmod_object)",),
-    "jinja2": (r"steps\.\w+",),
-    "doit": (r"steps\.\w+", "dodo"),
+    "jinja2": (r"steps\.[\w.]+",),
+    "doit": (r"steps\.[\w.]+", "dodo"),
 }
 # With these a module could reach a file, a program or the network. `measure` gets bytes and returns values.
 OUTSIDE = frozenset(

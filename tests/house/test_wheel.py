@@ -39,8 +39,9 @@ assert "recipes.measure.boot" in sys.modules
 
 def run(folder: Path, program: str) -> None:
     """Runs a program with the lower rooms alone; the tests and their vectors are lent to it."""
-    upper = ("steps", "sources", "images", "disks", "schema.py", "reader.py", "bootstrap.py", "__pycache__")
-    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns(*upper))
+    upper = ("steps", "sources", "images", "kernels", "disks", "schema", "commands")
+    others = ("reader.py", "bootstrap.py", "__pycache__")
+    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns(*upper, *others))
     (folder / "tests").symlink_to(ROOT / "tests")
     command = [sys.executable, "-P", "-c", PROGRAM + program, str(folder)]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)

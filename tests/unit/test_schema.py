@@ -6,7 +6,7 @@ import pytest
 
 from recipes.errors import SpecError
 from recipes.machine import Accelerator, TpmInterface
-from recipes.schema import load_image, load_images
+from recipes.schema import load_image, load_project
 from tests.support import ROOT
 
 RECIPE = """\
@@ -41,7 +41,7 @@ def mistakes(folder: Path, text: str, name: str = "one") -> str:
 
 
 def test_the_committed_recipe_names_the_machines_it_promises() -> None:
-    image = next(image for image in load_images(ROOT) if image.name == "debian-cvm")
+    image = next(image for image in load_project(ROOT).images if image.name == "debian-cvm")
     tcg = [machine for machine in image.machines if machine.accelerator is Accelerator.TCG]
     shapes = {(item.vcpus, item.memory >> 20, item.tpm) for item in tcg if not item.firmware.secure_boot}
     assert shapes == {(c, m, t) for c in (1, 2) for m in (512, 2048) for t in TpmInterface}
@@ -105,7 +105,7 @@ def test_mistakes_of_every_recipe_come_in_one_run(tmp_path: Path) -> None:
     write(tmp_path, RECIPE.replace("512MiB", "512Mb"), "one")
     write(tmp_path, RECIPE.replace("profile", "x").replace("kernel:", "kernal:"), "two")
     with pytest.raises(SpecError) as caught:
-        load_images(tmp_path)
+        load_project(tmp_path)
     assert "one.yaml:11:14: machines[0].memory[0]: '512Mb' is not a size" in str(caught.value)
     assert "two.yaml:3:1: unknown key 'kernal'; did you mean 'kernel'?" in str(caught.value)
 

@@ -361,7 +361,9 @@ def test_the_providers_of_the_project() -> None:
 def test_the_scripts_call_no_applet_that_is_not_there() -> None:
     """Every busybox applet of another name that a script begins a command with must be listed."""
     text = "\n".join(
-        path.read_text() for path in (ROOT / "initrd").rglob("*") if path.is_file() and path.name != "init"
+        path.read_text()
+        for path in (ROOT / "initrd").rglob("*")
+        if path.is_file() and path.name != "init" and "realm" not in path.parts
     )
     code = [line.partition(" #")[0] for line in text.splitlines() if not line.lstrip().startswith("#")]
     others = {

@@ -1,0 +1,126 @@
+"""``goldsmith explain``: the steps behind golden values, or behind a realm's command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import ImageError
+from .measure import Commands, add_realm_options
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser(
+        "explain",
+        help="the steps behind golden values or a realm's command line; two command lines: what differs",
+        usage="goldsmith explain GOLDEN [options]\n"
+        "       goldsmith explain [options] -- lkvm run ... [-- lkvm run ...]",
+        description="Prints every step that leads to a register. For a kvmtool command line also its device "
+        "tree, each node with the option that caused it. For two of them: the first step that differs, the "
+        "nodes that differ, and the option that caused it.",
+    )
+    parser.add_argument("golden", type=Path, nargs="?", help="golden.json")
+    parser.add_argument("--machine", help="of golden.json; default: the first one")
+    parser.add_argument("--register", action="append", help="this register only; may be given again")
+    parser.add_argument("--json", action="store_true")
+    add_realm_options(parser)
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the steps."""
+    if bool(options.golden) == bool(options.launch):
+        raise ImageError("explain: give golden.json, or a command line behind --")
+    if options.golden:
+        return _golden(options)
+    launches = list(_command_lines(options.launch))
+    if len(launches) > 2:
+        raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
+    return _what_if(options, *launches) if len(launches) == 2 else _realm(options, launches[0])
+
+
+def _golden(options: argparse.Namespace) -> int:
+    from ..golden.explain import explain
+    from ..golden.manifest import trace_json
+    from .manifests import load, machine_of
+
+    manifest = load(options.golden)
+    machine = machine_of(manifest, options.machine, options.golden, first=True)
+    traces = [trace for trace in machine.traces if not options.register or trace.register in options.register]
+    missing = set(options.register or ()) - {trace.register for trace in traces}
+    if missing:
+        reasons = {item.register: item.reason for item in machine.omitted}
+        name = min(missing)
+        what = reasons.get(name, "the prediction does not cover it")
+        raise ImageError(f"{machine.name}: no {name}: {what}")
+    if options.json:
+        print(json.dumps([trace_json(trace) for trace in traces], indent=1))
+    else:
+        print(f"{manifest.image} {manifest.version} on {machine.name}\n\n{explain(traces)}", end="")
+    return 0
+
+
+def _command_lines(words: Sequence[str]) -> Iterator[list[str]]:
+    """The command lines that ``--`` stands between; one inside a command line is its own."""
+    from ..vmm.kvmtool_parse import is_kvmtool
+
+    line: list[str] = []
+    for index, word in enumerate(words):
+        if word == "--" and any(map(is_kvmtool, words[index + 1 : index + 2])):
+            yield line
+            line = []
+        else:
+            line.append(word)
+    yield line
+
+
+def _realm(options: argparse.Namespace, argv: list[str]) -> int:
+    from ..formats.fdt_source import to_dts
+    from ..golden.explain import explain
+    from ..golden.manifest import trace_json
+    from ..steps.measure_realm import measure_realm
+    from ..vmm.kvmtool_parse import parse_host
+
+    result = measure_realm(argv, profile=options.profile, host=parse_host(options.host), dtb=options.dtb)
+    prediction = result.prediction
+    for note in prediction.notes:
+        print(f"note: {note}", file=sys.stderr)
+    source = to_dts(prediction.device_tree)
+    if options.json:
+        document = {
+            "profile": prediction.profile,
+            "trace": [trace_json(prediction.trace)],
+            "device_tree": source,
+        }
+        print(json.dumps(document, indent=1))
+    else:
+        print(f"profile {prediction.profile}\n\n{explain([prediction.trace])}\n{source}", end="")
+    return 0
+
+
+def _what_if(options: argparse.Namespace, first: list[str], second: list[str]) -> int:
+    from ..golden.whatif import compare
+    from ..steps.measure_realm import measure_realm
+    from ..vmm.kvmtool_parse import parse_host
+
+    host = parse_host(options.host)
+    before, after = (
+        measure_realm(argv, profile=options.profile, host=host, dtb=options.dtb) for argv in (first, second)
+    )
+    difference = compare(
+        before.prediction,
+        after.prediction,
+        (before.machine, after.machine),
+        (before.ignored, after.ignored),
+    )
+    for note in dict.fromkeys((*before.prediction.notes, *after.prediction.notes)):
+        print(f"note: {note}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(difference.to_json(), indent=1))
+    else:
+        print(difference, end="")
+    return 0 if difference.equal else 1

@@ -1,0 +1,117 @@
+"""``goldsmith measure``: the registers of a VMM command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError
+
+if TYPE_CHECKING:
+    from ..golden.manifest import GoldenMachine
+
+Commands = argparse._SubParsersAction
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser(
+        "measure",
+        help="the registers of a VMM command line",
+        usage="goldsmith measure [options] -- qemu-system-x86_64 ... | lkvm run ...",
+        description="Replays a launch from its command line: the files it names are read, nothing is "
+        "started. Paths are relative to the working directory. Options without influence are listed with -v.",
+    )
+    parser.add_argument("--json", action="store_true", help="print registers and trace as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say which options have no influence")
+    qemu = parser.add_argument_group("QEMU")
+    qemu.add_argument(
+        "--captures", type=Path, metavar="FILE", action="append", help="captured ACPI tables, for PCR 1"
+    )
+    add_realm_options(parser)
+    parser.set_defaults(command=run)
+
+
+def add_realm_options(parser: argparse.ArgumentParser, *, captured: bool = True) -> None:
+    """Adds what a kvmtool command line does not say of the realm's stack.
+
+    Args:
+        captured: whether a captured device tree can take the place of the generated one.
+    """
+    from ..machine.kvmtool_profiles import PROFILES
+
+    realm = parser.add_argument_group("kvmtool")
+    names = "; ".join(f"{profile.name}: {profile.summary}" for profile in PROFILES)
+    realm.add_argument("--profile", metavar="NAME", help=f"the stack it runs on ({names})")
+    realm.add_argument(
+        "--host",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="what the hardware decides: num_bps, num_wps, sve_vl, ipa_bits, lpa2; may be given again",
+    )
+    if captured:
+        realm.add_argument("--dtb", type=Path, metavar="FILE", help="a device tree captured with --dump-dtb")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the registers."""
+    from ..vmm.kvmtool_parse import is_kvmtool
+
+    if not options.launch:
+        raise ImageError("measure: no command line; write it behind --, for example -- lkvm run ...")
+    return _realm(options) if is_kvmtool(options.launch[0]) else _qemu(options)
+
+
+def _qemu(options: argparse.Namespace) -> int:
+    from ..steps.measure_launch import measure_launch
+
+    for given, name in ((options.profile, "--profile"), (options.host, "--host"), (options.dtb, "--dtb")):
+        if given:
+            raise ImageError(f"measure: {name} is for kvmtool command lines; leave it out")
+    result = measure_launch(options.launch, options.captures)
+    _print(options, result.profile, result.machine, result.ignored)
+    return 0
+
+
+def _realm(options: argparse.Namespace) -> int:
+    from ..golden.realm import golden_realm
+    from ..steps.measure_realm import measure_realm
+    from ..vmm.kvmtool_parse import parse_host
+
+    if options.captures:
+        raise ImageError("measure: --captures is for QEMU command lines; leave it out")
+    result = measure_realm(
+        options.launch, profile=options.profile, host=parse_host(options.host), dtb=options.dtb
+    )
+    for note in result.prediction.notes:
+        print(f"note: {note}", file=sys.stderr)
+    machine = golden_realm(result.machine, result.prediction, launch="")
+    _print(options, result.prediction.profile, machine, result.ignored)
+    return 0
+
+
+def _print(
+    options: argparse.Namespace, profile: str, machine: GoldenMachine, ignored: tuple[str, ...]
+) -> None:
+    from ..golden.manifest import trace_json
+    from ..golden.table import render_rows
+
+    for text in ignored if options.verbose else ():
+        print(f"no influence: {text}", file=sys.stderr)
+    for item in machine.omitted:
+        print(f"omitted: {item.register}: {item.reason}", file=sys.stderr)
+    if not options.json:
+        print(f"profile {profile}")
+        print(render_rows(machine.registers))
+        return
+    document = {
+        "profile": profile,
+        "registers": [row.to_json() for row in machine.registers],
+        "trace": [trace_json(trace) for trace in machine.traces],
+        "omitted": [{"register": item.register, "reason": item.reason} for item in machine.omitted],
+    }
+    print(json.dumps(document, indent=1))

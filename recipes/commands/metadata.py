@@ -1,0 +1,39 @@
+"""``goldsmith metadata``: an Islet ``metadata.bin`` read back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .measure import Commands
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = commands.add_parser("metadata", help="read signed realm metadata back, or check it")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="what a metadata.bin says")
+    show.add_argument("file", type=Path, help="metadata.bin")
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(command=_show)
+    verify = actions.add_parser("verify", help="check signature and fields as Islet's RMM does")
+    verify.add_argument("file", type=Path, help="metadata.bin")
+    verify.add_argument(
+        "--public-key", type=Path, metavar="FILE", help="DER or PEM of the key that must have signed it"
+    )
+    verify.add_argument("--rim", metavar="HEX", help="the RIM that it must be for")
+    verify.set_defaults(command=_verify)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from ..steps.metadata import show
+
+    print(show(options.file, as_json=options.json))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ..steps.metadata import verify
+
+    print(verify(options.file, options.public_key, options.rim))
+    return 0

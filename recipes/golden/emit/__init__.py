@@ -1,0 +1,1 @@
+"""Golden values in the formats of other programs, one module each."""

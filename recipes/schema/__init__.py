@@ -1,0 +1,122 @@
+"""What recipes may say, and the checks that need more than one value.
+
+A recipe is one YAML file; what it makes has the file's name. ``recipes/images`` has confidential VMs and
+realms, which are those with a key ``realm``; ``recipes/kernels`` has kernels that images share. Reading them
+touches no other package than PyYAML, so that ``doit list`` stays instant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Problem, SpecError
+from .common import Architecture, Buildable, DebianSpec, Profile
+from .cvm import (
+    DataSpec,
+    DiskFormat,
+    Image,
+    InitramfsSpec,
+    OnFailure,
+    Recipe,
+    RootfsSpec,
+    TpmPolicy,
+    load_image,
+)
+from .kernels import KernelRecipe, SharedKernel, load_kernel
+from .machines import FIRMWARES, MachineSpec
+from .realm import ApplicationSpec, ManagerSpec, RealmImage, RealmRecipe, RealmSpec, load_realm
+
+__all__ = [
+    "FIRMWARES",
+    "ApplicationSpec",
+    "Architecture",
+    "Buildable",
+    "DataSpec",
+    "DebianSpec",
+    "DiskFormat",
+    "Image",
+    "InitramfsSpec",
+    "KernelRecipe",
+    "MachineSpec",
+    "ManagerSpec",
+    "OnFailure",
+    "Profile",
+    "Project",
+    "RealmImage",
+    "RealmRecipe",
+    "RealmSpec",
+    "Recipe",
+    "RootfsSpec",
+    "SharedKernel",
+    "TpmPolicy",
+    "load_image",
+    "load_kernel",
+    "load_project",
+    "load_realm",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Everything that can be built, each kind in the order of names."""
+
+    kernels: tuple[SharedKernel, ...]
+    images: tuple[Image, ...]
+    realms: tuple[RealmImage, ...]
+
+    def kernel(self, name: str) -> SharedKernel:
+        """The shared kernel of a name that a recipe's check has found."""
+        return next(kernel for kernel in self.kernels if kernel.name == name)
+
+
+def load_project(root: Path) -> Project:
+    """All recipes of the project in ``root``.
+
+    Raises:
+        SpecError: with every mistake of every recipe.
+    """
+    problems: list[Problem] = []
+    kernels: list[SharedKernel] = []
+    images: list[Image] = []
+    realms: list[RealmImage] = []
+    kernel_paths = sorted((root / "recipes" / "kernels").glob("*.yaml"))
+    known = tuple(path.stem for path in kernel_paths)
+    for path in kernel_paths:
+        with _gathered(problems):
+            kernels.append(load_kernel(path, root))
+    for path in sorted((root / "recipes" / "images").glob("*.yaml")):
+        with _gathered(problems):
+            if path.stem in known:
+                raise SpecError(
+                    [Problem(path.name, 1, 1, f"there is a kernel called {path.stem}; rename one")]
+                )
+            if is_realm(path):
+                realms.append(load_realm(path, root, known))
+            else:
+                images.append(load_image(path, root))
+    if problems:
+        raise SpecError(problems)
+    return Project(kernels=tuple(kernels), images=tuple(images), realms=tuple(realms))
+
+
+def is_realm(path: Path) -> bool:
+    """Whether a recipe has a key ``realm`` at its top; its reader complains about what cannot be read."""
+    try:
+        return re.search(r"^realm[ \t]*:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+@contextmanager
+def _gathered(problems: list[Problem]) -> Iterator[None]:
+    """Keeps the problems of one recipe for all of them to be shown at once."""
+    try:
+        yield
+    except SpecError as error:
+        if not error.problems:
+            raise
+        problems += error.problems

@@ -1,0 +1,121 @@
+"""``goldsmith measure -- lkvm run ...``: a kvmtool command line, replayed from the files it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import MeasureError
+from ..machine import HostFeatures, KvmtoolMachine
+from ..measure.kvmtool import RealmPrediction, replay
+from ..measure.realm_launch import Replayer
+from ..vmm.kvmtool_parse import KvmtoolLaunch, parse
+from .blobs import FileBlob
+
+# The region that kvmtool gives the device tree; nothing larger can be a captured one.
+MAX_DTB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRealm:
+    """A kvmtool command line with the files it names.
+
+    Attributes:
+        dtb: a device tree that is taken instead of the generated one.
+        ignored: options without influence on the RIM, each with the reason.
+    """
+
+    machine: KvmtoolMachine
+    kernel: FileBlob
+    initrd: FileBlob | None
+    dtb: bytes | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealmMeasurement:
+    """What a kvmtool command line measures, and which of its options have no part in it."""
+
+    machine: KvmtoolMachine
+    prediction: RealmPrediction
+    ignored: tuple[str, ...]
+
+
+def measure_realm(
+    argv: Sequence[str],
+    *,
+    profile: str | None = None,
+    host: HostFeatures | None = None,
+    dtb: Path | None = None,
+    replayer: Replayer | None = None,
+) -> RealmMeasurement:
+    """The RIM of the realm that ``argv`` starts, with everything that leads to it.
+
+    Args:
+        profile: name of the stack it runs on; None for what the command line suggests.
+        host: what the hardware decides.
+        dtb: a captured device tree that is taken instead of the generated one.
+        replayer: shared by several measurements of the same files.
+
+    Raises:
+        ImageError: the command line is not modelled, or a file it names cannot be read.
+    """
+    realm = open_realm(argv, profile=profile, host=host, dtb=dtb)
+    prediction = replay(realm.machine, realm.kernel, realm.initrd, dtb=realm.dtb, replayer=replayer)
+    return RealmMeasurement(machine=realm.machine, prediction=prediction, ignored=realm.ignored)
+
+
+def open_realm(
+    argv: Sequence[str],
+    *,
+    profile: str | None = None,
+    host: HostFeatures | None = None,
+    dtb: Path | None = None,
+) -> OpenedRealm:
+    """The realm that ``argv`` starts, ready to be replayed; the arguments are those of ``measure_realm``.
+
+    Raises:
+        ImageError: the command line is not modelled, or a file it names is not there.
+    """
+    launch = parse(argv, profile=profile, host=host or HostFeatures())
+    machine = _with_flash(launch)
+    for path in launch.files.disks:
+        _check_disk(path)
+    return OpenedRealm(
+        machine=machine,
+        kernel=FileBlob.of(Path(launch.files.kernel)),
+        initrd=FileBlob.of(Path(launch.files.initrd)) if launch.files.initrd is not None else None,
+        dtb=_device_tree(dtb, launch.files.dtb),
+        ignored=launch.ignored,
+    )
+
+
+def _with_flash(launch: KvmtoolLaunch) -> KvmtoolMachine:
+    """The machine with the size of its flash, of which the content is not measured."""
+    if launch.files.flash is None:
+        return launch.machine
+    return replace(launch.machine, flash=FileBlob.of(Path(launch.files.flash)).size)
+
+
+def _check_disk(path: str) -> None:
+    """A disk is opened at the launch, though its content is not measured."""
+    if not Path(path).exists():
+        raise MeasureError(f"-d {path}: there is no such disk image; kvmtool would not start")
+    if Path(path).is_dir():
+        raise MeasureError(f"-d {path}: a folder would be shared by 9p as the root; give a disk image")
+
+
+def _device_tree(captured: Path | None, supplied: str | None) -> bytes | None:
+    """The tree that is not generated: one that was captured, or that the command line hands over."""
+    if captured is not None and supplied is not None:
+        what = "the command line has a device tree of its own; leave one of them out"
+        raise MeasureError(f"--dtb {captured}: {what}")
+    path = captured if captured is not None else Path(supplied) if supplied is not None else None
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        data = file.read(MAX_DTB + 1)
+    if len(data) > MAX_DTB:
+        raise MeasureError(f"--dtb {path}: larger than {MAX_DTB} bytes; give what --dump-dtb wrote")
+    return data

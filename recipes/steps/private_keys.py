@@ -1,0 +1,20 @@
+"""All private keys of the project, for steps that check that no product holds one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import keys
+from .realm import keys as realm_keys
+
+if TYPE_CHECKING:
+    from ..sources.secrets import OwnKey
+
+
+def own_keys() -> tuple[OwnKey, ...]:
+    """Our private keys, which must not be found in any product."""
+    from ..sources.secrets import OwnKey
+
+    paths = (keys.key_path(role) for role in keys.ROLES)
+    ours = tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())
+    return (*ours, *realm_keys.own_keys())

@@ -1,0 +1,1 @@
+"""The steps of Arm CCA realms: kernel, applications, initramfs, golden values, provisioning."""

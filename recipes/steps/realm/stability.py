@@ -1,0 +1,50 @@
+"""``stability:REALM``: which options of a realm's command line move its RIM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ...schema import RealmImage
+from ..blobs import FileBlob
+from ..task import OUT, Task, guarded, say, write_text
+from . import initramfs, kernel
+
+
+def report_path(realm: RealmImage) -> Path:
+    """Path of the report for programs."""
+    return OUT / realm.folder / "stability.json"
+
+
+def task(realm: RealmImage) -> Task:
+    """The doit task; it always runs."""
+    return {
+        "basename": "stability",
+        "name": realm.name,
+        "doc": f"say which options of its command line change the RIM of {realm.name}",
+        "task_dep": [f"kernel:{realm.name}", f"initramfs:{realm.name}"],
+        "actions": [(guarded, [lambda: stability(realm)])],
+        "clean": [(guarded, [lambda: report_path(realm).unlink(missing_ok=True)])],
+        "verbosity": 2,
+    }
+
+
+def stability(realm: RealmImage) -> None:
+    """Prints the report on the recipe's first machine and writes it for programs.
+
+    Raises:
+        ImageError: none of the machines around it can be launched.
+    """
+    from ...golden.stability import examine
+    from ...golden.stability_axes import default_axes
+    from ...golden.stability_report import render, to_json
+
+    base = realm.provisioned
+    blobs = FileBlob.of(kernel.image_path(realm)), FileBlob.of(initramfs.archive(realm))
+    report = examine(base, *blobs, default_axes(base))
+    for note in report.notes:
+        say(f"note: {note}")
+    say(f"{realm.name} around its machine {base.name}\n")
+    say(render(report))
+    write_text(report_path(realm), json.dumps(to_json(report), indent=1) + "\n")
+    say(f"  {report_path(realm).relative_to(OUT).as_posix()}: every machine of the matrix")

@@ -250,6 +250,12 @@ def _extend(
         extensions.name = data.rstrip(b"\0")
     else:
         extensions.linkname = data.rstrip(b"\0")
+    kept = sum(len(key) + len(value) for key, value in (*shared.items(), *extensions.pax.items()))
+    if kept > MAX_EXTENSION:
+        # Each is small, but they add up, and a compressed layer can hold very many.
+        limit = format_size(MAX_EXTENSION)
+        what = f"extended headers of {format_size(kept)} in all, at most {limit} are sensible"
+        raise FormatError(archive.source, what, offset=offset)
 
 
 def _pax_records(archive: Archive, data: bytes, offset: int) -> dict[str, bytes]:

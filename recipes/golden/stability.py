@@ -23,6 +23,8 @@ from .stability_axes import KINDS, Axis, axis_around, find_kind
 
 # Ours: a larger matrix is a mistake, and takes minutes.
 MAX_ROWS = 20_000
+# Spec: RMM specification 1.0-rel0, RmiRealmParams.s2sz: 52 bits at most, the lower half of them for RAM.
+_MAX_RAM_TOP = 1 << 51
 _LEGACY = {
     VirtioTransport.PCI: VirtioTransport.PCI_LEGACY,
     VirtioTransport.PCI_LEGACY: VirtioTransport.PCI,
@@ -101,7 +103,7 @@ class StabilityReport:
         rows: of the matrix.
         influences: of each axis.
         others: of options outside the matrix, each changed alone on the base, and on the base with another
-            number of vCPUs where the matrix has one.
+            number of vCPUs.
         unmeasured: details that left the RIM as it is when replayed with two values, and what is not read.
         notes: doubts, for people.
     """
@@ -200,6 +202,10 @@ class _Laboratory:
             return b""
 
     def _replay(self, machine: KvmtoolMachine, values: tuple[str, ...]) -> Row:
+        top = machine.ram_base + machine.memory
+        if top > _MAX_RAM_TOP:
+            what = f"RAM ends at {top:#x}, and a realm's ends at {_MAX_RAM_TOP:#x} or below"
+            raise MeasureError(f"-m: {what}; give it less")
         replayer = self._replayers.get(machine.algorithm)
         if replayer is None:
             replayer = self._replayers[machine.algorithm] = Replayer(HashAlgorithm(machine.algorithm))

@@ -40,11 +40,15 @@ class FileBlob:
         """The file's name without its folder."""
         return self.path.name
 
-    def windows(self) -> Iterator[bytes]:
-        """The content in consecutive pieces."""
-        with self.path.open("rb") as file:
-            while piece := file.read(WINDOW):
-                yield piece
+    def windows(self) -> Iterator[memoryview]:
+        """The content in consecutive pieces; each is valid until the next one is asked for.
+
+        They share one buffer: fresh memory for each would cost more than reading it.
+        """
+        buffer = memoryview(bytearray(WINDOW))
+        with self.path.open("rb", buffering=0) as file:
+            while size := file.readinto(buffer):
+                yield buffer[:size]
 
     def head(self, size: int) -> bytes:
         """The first bytes, fewer where there are not so many."""

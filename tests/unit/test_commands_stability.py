@@ -146,7 +146,7 @@ def test_refused_machines_end_nothing(capsys: pytest.CaptureFixture[str]) -> Non
         ),
         (
             ["--vcpus", "1-900", "--disks", "0-90", "--", "lkvm", *PLAIN],
-            "stability: 900 vcpus x 2 memory x 91 disks x 3 nics x 2 consoles are 982800 machines, up to 20000",
+            "stability: 900 vcpus x 2 memory x 91 disks x 3 nics x 2 consoles are 982800 machines, up to",
         ),
         (
             ["--", "lkvm", *PLAIN, "-d", "missing.img"],
@@ -154,7 +154,7 @@ def test_refused_machines_end_nothing(capsys: pytest.CaptureFixture[str]) -> Non
         ),
         (
             ["--vcpus", "17", "--", "lkvm", *PLAIN],
-            "stability: no machine of the matrix can be launched: -c 17: a realm has 1 to 16 vCPUs; give such",
+            "stability: no machine of the matrix can be launched: -c 17: a realm has 1 to 16 vCPUs; give",
         ),
         (["--host", "x=1", "--", "lkvm", *PLAIN], "--host x=1: x is not known"),
         (

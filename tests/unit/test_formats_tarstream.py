@@ -242,6 +242,18 @@ def test_an_extension_needs_its_entry() -> None:
     assert complaint(data) == "t.tar: offset 0x400: ends behind an extension header without its entry"
 
 
+def test_many_global_headers_add_up() -> None:
+    """Each is within its limit; together they would fill memory, out of a small compressed layer."""
+    parts = []
+    for number in range(3):
+        record = b"comment%d=%s\n" % (number, b"x" * 500_000)
+        record = b"%d %s" % (len(record) + 7, record)
+        header = tarfile.TarInfo("pax")
+        header.type, header.size = tarfile.XGLTYPE, len(record)
+        parts.append(header.tobuf(tarfile.USTAR_FORMAT) + record.ljust(-(-len(record) // 512) * 512, b"\0"))
+    assert "extended headers of 1.4 MiB in all, at most 1 MiB are sensible" in complaint(b"".join(parts))
+
+
 def test_long_extension() -> None:
     info, _ = entry("././@LongLink", type_=tarfile.GNUTYPE_LONGNAME)
     info.size = (1 << 20) + 1

@@ -12,6 +12,7 @@ from recipes.errors import FormatError, MeasureError
 from recipes.golden.stability import MAX_ROWS, Influence, Row, StabilityReport, Verdict, examine
 from recipes.golden.stability_axes import KINDS, Axis, AxisKind, axis, axis_around, default_axes, find_kind
 from recipes.golden.stability_report import render, to_json
+from recipes.golden.stability_values import numbers, sizes
 from recipes.machine import KvmtoolMachine, KvmtoolNetwork
 from recipes.measure.granules import BytesBlob
 from recipes.vmm.kvmtool_parse import parse
@@ -207,9 +208,7 @@ def test_a_matrix_that_is_too_large_is_refused_before_any_work() -> None:
 
 
 def test_a_profile_without_a_device_tree_is_refused() -> None:
-    with pytest.raises(
-        MeasureError, match=r"^kvmtool-rel0-islet: the device tree of this kvmtool"
-    ):
+    with pytest.raises(MeasureError, match=r"^kvmtool-rel0-islet: the device tree of this kvmtool"):
         report_on(axis("vcpus", "1"), base=replace(BASE, profile="kvmtool-rel0-islet", islet=False))
 
 
@@ -353,3 +352,15 @@ def test_a_number_of_devices_that_nobody_has_is_a_refused_row() -> None:
     assert report.rows[1] == Row(
         values=("99999999999",), algorithm="sha256", refused="-n: 99999999999 devices; give fewer"
     )
+
+
+@pytest.mark.parametrize("found", KINDS, ids=lambda kind: kind.name)
+def test_numbers_beyond_every_field_are_refused_rows(found: AxisKind) -> None:
+    if found.words not in (numbers, sizes):
+        return
+    huge = "99999999999999999999" if found.words is numbers else "999999999999999999P"
+    report = report_on(Axis(kind=found, values=(found.value(BASE), huge)))
+    own, other = report.rows
+    assert own.rim == VECTORS["cpus-1"].rim
+    # A flash of any size is mapped up to 16 MiB; nothing else takes such a number.
+    assert (found.name == "flash") == (not other.refused)

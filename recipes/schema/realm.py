@@ -147,6 +147,31 @@ class ApplicationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StabilitySpec:
+    """The matrix of the stability report, as ``goldsmith stability`` takes it.
+
+    Empty: values around the first machine's own, or for the last six none.
+
+    Attributes:
+        vcpus: ``1,2,4`` or ``1-4``; also disks, nics and shares.
+        memory: ``256M,1G``.
+        consoles: ``serial,virtio``; the others are words too, such as ``off,on``.
+    """
+
+    vcpus: str = ""
+    memory: str = ""
+    disks: str = ""
+    nics: str = ""
+    consoles: str = ""
+    shares: str = ""
+    vsock: str = ""
+    balloon: str = ""
+    rng: str = ""
+    transports: str = ""
+    irqchips: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RealmRecipe:
     """A realm: what it is made of, what it runs, and the machines it is measured for."""
 
@@ -157,6 +182,7 @@ class RealmRecipe:
     realm: RealmSpec
     machines: tuple[RealmMachineSpec, ...]
     applications: tuple[ApplicationSpec, ...] = ()
+    stability: StabilitySpec = StabilitySpec()
     profile: Profile = Profile.RELEASE
     version: SemanticVersion = "1.0.0"
 

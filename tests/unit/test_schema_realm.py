@@ -133,6 +133,7 @@ def test_two_images_share_a_kernel(tmp_path: Path) -> None:
             "key 'sha256' is missing",
         ),
         ("name: hello", "name: Hello", "is not allowed; write for example web-server"),
+        ("machines:", "stability: {vcpu: '1'}\nmachines:", "unknown key 'vcpu'; did you mean 'vcpus'?"),
         ("realm: {", "realm: {idd: x, ", "unknown key 'idd'; did you mean 'id'?"),
     ],
 )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...schema import RealmImage
+from ...schema.realm import StabilitySpec
 from ..blobs import FileBlob
 from ..task import OUT, Task, guarded, say, write_text
 from . import initramfs, kernel
+
+if TYPE_CHECKING:
+    from ...golden.stability_axes import Axis
 
 
 def report_path(realm: RealmImage) -> Path:
@@ -36,15 +42,29 @@ def stability(realm: RealmImage) -> None:
         ImageError: none of the machines around it can be launched.
     """
     from ...golden.stability import examine
-    from ...golden.stability_axes import default_axes
     from ...golden.stability_report import render, to_json
 
     base = realm.provisioned
     blobs = FileBlob.of(kernel.image_path(realm)), FileBlob.of(initramfs.archive(realm))
-    report = examine(base, *blobs, default_axes(base))
+    report = examine(base, *blobs, _axes(realm))
     for note in report.notes:
         say(f"note: {note}")
     say(f"{realm.name} around its machine {base.name}\n")
     say(render(report))
     write_text(report_path(realm), json.dumps(to_json(report), indent=1) + "\n")
     say(f"  {report_path(realm).relative_to(OUT).as_posix()}: every machine of the matrix")
+
+
+def _axes(realm: RealmImage) -> tuple[Axis, ...]:
+    """The matrix that the recipe declares; what it does not say is varied around the first machine."""
+    from ...golden.stability_axes import KINDS, axis, axis_around
+
+    declared = {item.name: getattr(realm.recipe.stability, item.name) for item in fields(StabilitySpec)}
+    axes = []
+    for kind in KINDS:
+        text = declared.get(kind.name, "")
+        if text:
+            axes.append(axis(kind.name, text))
+        elif kind.in_matrix:
+            axes.append(axis_around(kind, realm.provisioned))
+    return tuple(axes)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..errors import SpecError
-from ..formats.elf import library_closure, walk
-from ..formats.kmod import ModuleDirectory, decompress
-from ..formats.tree import FileTree, Node, NodeType
+from ..formats.elf import library_closure
+from ..formats.kmod import ModuleDirectory
+from ..formats.tree import FileTree
+from .initramfs_tree import add_console, add_modules, copy_file
 from .providers import Provider
 
 PHASES = ("enter-initrd", "leave-initrd")  # systemd-pcrphase.service(8): the phases of an initramfs
@@ -29,8 +30,6 @@ _VERITY_MODULES, _ROOT_MODULES = ("dm-verity",), ("erofs",)
 _PROGRAMS, _VOLUME_PROGRAMS = ("usr/sbin/veritysetup",), ("usr/sbin/mkfs.ext4",)
 _LINKS = (("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"))
 _DIRECTORIES = ("dev", "mnt", "proc", "run", "sys", "sysroot", "usr/sbin", "usr/lib64")
-# Linux Documentation/admin-guide/devices.txt: the console; the kernel opens it for init before any mount.
-_CONSOLE = (5, 1)
 _CHOICES = {
     "profile": ("release", "dev"),
     "on_failure": ("panic", "poweroff", "reboot", "shell"),
@@ -119,7 +118,7 @@ def assemble(
         tree.add_directory(path)
     for link, target in _LINKS:
         tree.add_symlink(link, target)
-    tree["dev/console"] = Node(type=NodeType.CHARACTER, mode=0o600, device=_CONSOLE, source="initramfs")
+    add_console(tree)
     _add_programs(tree, packages, spec)
     _add_scripts(tree, spec, scripts)
     _add_modules(tree, modules, spec)
@@ -139,23 +138,12 @@ def _add_programs(tree: FileTree, packages: FileTree, spec: InitramfsSpec) -> No
         for provider in volume.providers:
             programs += provider.binaries
     for path in library_closure(packages, (BUSYBOX, *programs), spec.architecture):
-        _copy(tree, packages, path)
+        copy_file(tree, packages, path)
     if spec.volumes:
         # Features of a new file system are the package's choice, not a default hidden in the program.
-        _copy(tree, packages, "etc/mke2fs.conf")
+        copy_file(tree, packages, "etc/mke2fs.conf")
     for applet in APPLETS:
         tree.add_symlink(f"usr/bin/{applet}", "busybox", source="busybox")
-
-
-def _copy(tree: FileTree, packages: FileTree, path: str) -> None:
-    if not walk(packages, path):
-        raise SpecError(f"{path}: is in no package of the initramfs; add its package to initramfs.packages")
-    node = packages[path]
-    if node.type is NodeType.HARDLINK:
-        # The other name may not be wanted; the content under this one is what counts.
-        node = packages[node.target]
-    tree.add_parents(path)
-    tree[path] = replace(node, uid=0, gid=0, mtime=0, mode=node.mode & 0o777, xattrs=())
 
 
 def _add_scripts(tree: FileTree, spec: InitramfsSpec, scripts: Mapping[str, bytes]) -> None:
@@ -168,22 +156,14 @@ def _add_scripts(tree: FileTree, spec: InitramfsSpec, scripts: Mapping[str, byte
 
 
 def _add_modules(tree: FileTree, modules: FileTree, spec: InitramfsSpec) -> None:
-    """The modules, decompressed because busybox's insmod reads no other, and the lists of their paths."""
+    """The modules, and the lists of their paths."""
     directory = ModuleDirectory(modules, spec.kernel_release)
     wanted = (*_VERITY_MODULES, *_ROOT_MODULES, *spec.modules)
     wanted += tuple(name for provider in _providers(spec) for name in provider.modules)
     first = directory.closure(spec.tpm_modules)
     rest = tuple(path for path in directory.closure(wanted) if path not in first)
-    for path in (*first, *rest):
-        data = decompress(modules[path].read(), path)
-        tree.add_file(_plain_name(path), data, source=modules[path].source)
     for name, paths in (("modules.tpm", first), ("modules", rest)):
-        lines = "".join(f"/{_plain_name(path)}\n" for path in paths)
-        tree.add_file(f"etc/initramfs/{name}", lines.encode("ascii"))
-
-
-def _plain_name(path: str) -> str:
-    return path[: path.rindex(".ko")] + ".ko"
+        tree.add_file(f"etc/initramfs/{name}", add_modules(tree, modules, paths))
 
 
 def _providers(spec: InitramfsSpec) -> tuple[Provider, ...]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..app_manager import AppManagerConfig, check_config
 from ..errors import FormatError, SpecError
 from ..formats.elf import MACHINES, library_closure, needed, walk
-from ..formats.kmod import ModuleDirectory, decompress
-from ..formats.tree import FileTree, Node, NodeType
+from ..formats.kmod import ModuleDirectory
+from ..formats.tree import FileTree
+from .initramfs_tree import add_console, add_modules, copy_file
 
 ARCHITECTURE = "aarch64"
 # Debian packages that initramfs.packages must name, by who manages the applications. The stand-in refuses a
@@ -56,8 +57,6 @@ _LINKS = (
     # init wants a shell for the first lines of its table; all other commands become links at its start.
     ("usr/bin/sh", "busybox"),
 )  # fmt: skip
-# Linux Documentation/admin-guide/devices.txt: the console; the kernel opens it for init before any mount.
-_CONSOLE = (5, 1)
 _RSI_MODULE = "usr/lib/modules/rsi.ko"  # realm-manager, app-manager/src/consts.rs: RSI_KO
 # RFC 5480: SubjectPublicKeyInfo of id-ecPublicKey on secp384r1, then an uncompressed point of 96 bytes.
 _P384_KEY, _P384_KEY_SIZE = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), 120
@@ -144,7 +143,7 @@ def assemble(
     tree.add_directory("tmp", 0o1777)
     for link, target in _LINKS:
         tree.add_symlink(link, target)
-    tree["dev/console"] = Node(type=NodeType.CHARACTER, mode=0o600, device=_CONSOLE, source="initramfs")
+    add_console(tree)
     _add_programs(tree, packages, spec)
     for path in (*_SETTINGS, *_SCRIPTS):
         tree.add_file(path, files[path], 0o755 if path in _SCRIPTS else 0o644, source=f"initrd/realm/{path}")
@@ -164,37 +163,21 @@ def _add_programs(tree: FileTree, packages: FileTree, spec: RealmInitramfsSpec) 
     if spec.manager is None and walk(packages, _ZSTD):
         programs.append(_ZSTD)
     for path in library_closure(packages, programs, ARCHITECTURE):
-        _copy(tree, packages, path)
+        copy_file(tree, packages, path)
     if needed(tree[_BUSYBOX].read(), _BUSYBOX).interpreter:
         # The root that layers are unpacked in has nothing but this program.
         raise SpecError(f"{_BUSYBOX}: is not static; name the package busybox-static in initramfs.packages")
     # Features of a new file system are the package's choice, not a default hidden in the program.
-    _copy(tree, packages, "etc/mke2fs.conf")
-
-
-def _copy(tree: FileTree, packages: FileTree, path: str) -> None:
-    if not walk(packages, path):
-        raise SpecError(f"{path}: is in no package of the initramfs; add its package to initramfs.packages")
-    node = packages[path]
-    if node.type is NodeType.HARDLINK:
-        # The other name may not be wanted; the content under this one is what counts.
-        node = packages[node.target]
-    tree.add_parents(path)
-    tree[path] = replace(node, uid=0, gid=0, mtime=0, mode=node.mode & 0o777, xattrs=())
+    copy_file(tree, packages, "etc/mke2fs.conf")
 
 
 def _add_modules(tree: FileTree, modules: FileTree, spec: RealmInitramfsSpec) -> None:
-    """The modules, decompressed because busybox's insmod reads no other, and the list of their paths."""
+    """The modules, and the list of their paths."""
     directory = ModuleDirectory(modules, spec.kernel_release)
     wanted = [*_MODULES, *spec.config.crypto.modules, *spec.modules]
     if spec.manager is not None:
         wanted += _MANAGER_MODULES
-    lines = []
-    for path in directory.closure(wanted):
-        plain = path[: path.rindex(".ko")] + ".ko"
-        tree.add_file(plain, decompress(modules[path].read(), path), source=modules[path].source)
-        lines.append(f"/{plain}\n")
-    tree.add_file("etc/modules", "".join(lines).encode("ascii"))
+    tree.add_file("etc/modules", add_modules(tree, modules, directory.closure(wanted)))
     if spec.rsi_module is not None:
         tree.add_file(_RSI_MODULE, spec.rsi_module, source="rsi.ko")
 

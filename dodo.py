@@ -36,6 +36,7 @@ DOIT_CONFIG = {
     "check_file_uptodate": Sha256Checker,
     "reporter": Reporter,
     "cleandep": True,
+    "cleanall": graph.cleans_everything(sys.argv[1:]),
     "num_process": graph.processes(sys.argv[1:]),
     "forget_sub": True,
 }

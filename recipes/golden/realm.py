@@ -14,6 +14,7 @@ from .manifest import GoldenMachine, Policy, RegisterPolicy, RegisterRow
 # Spec: RMM specification 1.0-rel0 section A7.1; islet-project/realm-verifier 567e908.
 RIM_COVERS = "kernel, initramfs, device tree (memory, vCPUs, number of devices, command line), entry point"
 REM_COVERS = "applications that app-manager provisioned: vendor key, its certification, image configuration"
+STAND_IN_COVERS = f"{REM_COVERS}; the stand-in that this image has extends nothing, so it stays zero"
 
 # What no register of a realm covers.
 UNMEASURED = (
@@ -32,12 +33,14 @@ def golden_realm(
     *,
     launch: str,
     rems: Sequence[tuple[str, RemPrediction]] = (),
+    extended: bool = True,
 ) -> GoldenMachine:
     """The manifest's entry of one realm machine.
 
     Args:
         launch: the command line that starts it.
         rems: REM values by name, ``REM0:hello``: the applications in the order in which they extend it.
+        extended: whether the image has an application manager that extends them.
     """
     rows = [
         RegisterRow(
@@ -61,10 +64,11 @@ def golden_realm(
     policies = [RegisterPolicy(register="RIM", policy=Policy.MACHINE, covers=RIM_COVERS)]
     if rems:
         name = rems[0][0].partition(":")[0]
-        policies.append(RegisterPolicy(register=name, policy=Policy.ENFORCE, covers=REM_COVERS))
+        policy, covers = (Policy.ENFORCE, REM_COVERS) if extended else (Policy.RECORD, STAND_IN_COVERS)
+        policies.append(RegisterPolicy(register=name, policy=policy, covers=covers))
     return GoldenMachine(
         name=machine.name,
-        vmm=f"kvmtool ({prediction.profile})",
+        vmm=f"kvmtool, {prediction.profile}{' with --islet' if machine.islet else ''}",
         identity=machine.identity(),
         launch=launch,
         registers=tuple(rows),

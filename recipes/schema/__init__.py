@@ -1,8 +1,8 @@
 """What recipes may say, and the checks that need more than one value.
 
 A recipe is one YAML file; what it makes has the file's name. ``recipes/images`` has confidential VMs and
-realms, which are those with a key ``realm``; ``recipes/kernels`` has kernels that images share. Reading them
-touches no other package than PyYAML, so that ``doit list`` stays instant.
+realms, ``recipes/kernels`` kernels that images share. Reading them touches no other package than PyYAML, so
+that ``doit list`` stays instant.
 """
 
 from __future__ import annotations
@@ -103,10 +103,17 @@ def load_project(root: Path) -> Project:
     return Project(kernels=tuple(kernels), images=tuple(images), realms=tuple(realms))
 
 
+# What only a realm's recipe says, so that one with a mistake elsewhere is still read as one.
+_REALM = re.compile(
+    r"^(realm|applications|stability)[ \t]*:|^architecture[ \t]*:[ \t]*aarch64\b|\bvmm[ \t]*:[ \t]*kvmtool\b",
+    re.MULTILINE,
+)
+
+
 def is_realm(path: Path) -> bool:
-    """Whether a recipe has a key ``realm`` at its top; its reader complains about what cannot be read."""
+    """Whether a recipe is a realm's; its reader complains about what cannot be read."""
     try:
-        return re.search(r"^realm[ \t]*:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+        return _REALM.search(path.read_text(encoding="utf-8")) is not None
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -87,10 +87,24 @@ def add_machines(
         what = f"profile: the device tree of {profile.name} is not modelled; measure it with --dtb FILE"
         marks.add((*place, "profile"), what)
     _check_machine(marks, spec, place)
+    if index == 0:
+        _check_provisioned(marks, spec, place)
     for machine in _combinations(spec, options, disks):
         if machine.name in {other.name for other in machines}:
             marks.add((*place, "name"), f"two machines are called {machine.name!r}")
         machines.append(machine)
+
+
+def _check_provisioned(marks: Marks, spec: RealmMachineSpec, place: Place) -> None:
+    """The first machine is the one that Islet's warden starts and Islet's RMM checks against its metadata."""
+    advice = "; put another machine first, or"
+    if spec.profile != DEFAULT_PROFILE:
+        what = f"profile: the first machine is provisioned for Islet{advice} use {DEFAULT_PROFILE}"
+        marks.add((*place, "profile"), what)
+    if not spec.islet:
+        marks.add((*place, "islet"), f"islet: the first machine is provisioned for Islet{advice} write true")
+    if spec.algorithm[:1] != (RealmHash.SHA256,):
+        marks.add((*place, "algorithm"), f"algorithm: warden starts realms with sha256{advice} begin with it")
 
 
 def _check_machine(marks: Marks, spec: RealmMachineSpec, place: Place) -> None:

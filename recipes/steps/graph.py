@@ -90,6 +90,11 @@ def processes(arguments: Sequence[str]) -> int:
     return 0 if interactive else 2
 
 
+def cleans_everything(arguments: Sequence[str]) -> bool:
+    """Whether ``clean`` names no task: then it is for the products of every image, not of the default one."""
+    return list(arguments[:1]) == ["clean"] and all(word.startswith("-") for word in arguments[1:])
+
+
 def tasks(project: Project) -> Iterator[Task]:
     """All doit tasks."""
     for task in _tasks(project):
@@ -118,9 +123,11 @@ def _tasks(project: Project) -> Iterator[Task]:
         shared = project.kernel(realm.recipe.kernel)
         built = realm_steps(realm, shared)
         yield from (step.task() for step in built)
-        yield summary.task(
-            realm, [f"packages:{shared.name}", f"kernel:{shared.name}", *(step.name for step in built)]
-        )
-        yield stability.task(realm)
+        kernels = [f"packages:{shared.name}", f"kernel:{shared.name}"]
+        whole = summary.task(realm, [*kernels, *(step.name for step in built)])
+        report = stability.task(realm)
+        # Who cleans the image cleans the report on it too, though building it makes none.
+        yield {**whole, "clean": report["clean"]}
+        yield report
         yield update.task(realm)
     yield from develop.tasks()

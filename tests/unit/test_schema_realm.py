@@ -96,6 +96,21 @@ def test_two_images_share_a_kernel(tmp_path: Path) -> None:
         ("10.0.0.1:8888", "10.0.0.1:99999", "realm.registry: 99999 is not a port, 1 to 65535"),
         ("name: m,", "name: m, profile: kvmtool-eac,", "; did you mean 'kvmtool-eac5'?"),
         ("name: m,", "name: m, profile: kvmtool-rel0-islet,", "is not modelled; measure it with --dtb FILE"),
+        (
+            "name: m,",
+            "name: m, islet: false,",
+            "islet: the first machine is provisioned for Islet; put another machine first, or write true",
+        ),
+        (
+            "name: m,",
+            "name: m, profile: kvmtool-eac5-tf-rmm,",
+            "profile: the first machine is provisioned for Islet; put another machine first, or use kvmtool",
+        ),
+        (
+            "name: m,",
+            "name: m, algorithm: sha512,",
+            "algorithm: warden starts realms with sha256; put another",
+        ),
         ("name: m,", "name: m, vsock: 2,", "vsock: 2 is no guest's CID; use 3 or more"),
         ("com.example.realm,", "com.example.realm, svn: 0,", "realm.svn: 0 is not 1 to 2^64-1"),
         (
@@ -150,6 +165,13 @@ def test_five_applications_are_too_many(tmp_path: Path) -> None:
 def test_an_image_and_a_kernel_cannot_have_one_name(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="there is a kernel called debian-arm64; rename one"):
         load(tmp_path, RECIPE, "debian-arm64")
+
+
+@pytest.mark.parametrize("text", [RECIPE.replace("realm: {", "reallm: {"), "vmm: kvmtool\n"])
+def test_a_realm_with_a_typo_is_still_read_as_one(tmp_path: Path, text: str) -> None:
+    shown = mistakes(tmp_path, text)
+    assert "rootfs" not in shown
+    assert "key 'realm' is missing" in shown or "unknown key 'reallm'; did you mean 'realm'?" in shown
 
 
 def test_mistakes_of_all_recipes_come_at_once(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def step(realm: RealmImage) -> Step:
             "disks": names,
             "machines": realm.machines,
             "rem": realm.recipe.realm.manager.rem,
+            "extended": realm.recipe.realm.manager.binary is not None,
         },
         doc="compute the RIM of every machine and the REMs of the applications",
     )
@@ -54,6 +55,7 @@ def build(
     disks: list[str],
     machines: tuple[KvmtoolMachine, ...],
     rem: int | None,
+    extended: bool,
 ) -> None:
     """Writes the golden manifest."""
     from ...golden.manifest import Artefact, GoldenManifest, dump
@@ -67,7 +69,9 @@ def build(
         image=name,
         version=version,
         artefacts=tuple(artefacts),
-        machines=predict(machines, kernel, initrd, applications.read_facts(provisioned), disks, rem),
+        machines=predict(
+            machines, kernel, initrd, applications.read_facts(provisioned), disks, rem, extended=extended
+        ),
         unmeasured=UNMEASURED,
     )
     target.write_text(dump(manifest), encoding="utf-8")
@@ -80,6 +84,8 @@ def predict(
     provisioned: tuple[ProvisionedApplication, ...],
     disks: list[str],
     rem: int | None,
+    *,
+    extended: bool,
 ) -> tuple[GoldenMachine, ...]:
     """The golden entry of each machine; the files they share are hashed once for each algorithm."""
     import shlex
@@ -103,7 +109,7 @@ def predict(
         prediction = replay(machine, *blobs, replayer=replayer)
         launch = shlex.join(render(machine, files, measurer=False))
         rems = rem_rows(provisioned, algorithm, rem)
-        found.append(golden_realm(machine, prediction, launch=launch, rems=rems))
+        found.append(golden_realm(machine, prediction, launch=launch, rems=rems, extended=extended))
     return tuple(found)
 
 

@@ -35,9 +35,9 @@ def metadata_path(realm: RealmImage) -> Path:
 
 
 def products(realm: RealmImage) -> tuple[Path, ...]:
-    """Manifest, signed metadata, reference values, warden's lines, and kvmtool's command line."""
+    """Manifest, signed metadata, reference values, warden's lines, and kvmtool's: launched, and measured."""
     folder = OUT / realm.folder
-    names = ("metadata.yaml", "metadata.bin", "reference.json", "warden.txt", "lkvm.txt")
+    names = ("metadata.yaml", "metadata.bin", "reference.json", "warden.txt", "lkvm.txt", "measure.txt")
     return tuple(folder / name for name in names)
 
 
@@ -78,6 +78,7 @@ def build(
     reference: Path,
     warden: Path,
     lkvm: Path,
+    measured_line: Path,
     *,
     golden: Path,
     provisioned: Path,
@@ -128,6 +129,7 @@ def build(
     lines = _Lines(machine, uuid.UUID(identifier), realm, wanted, kernel, initrd)
     warden.write_text(lines.warden(), encoding="utf-8")
     lkvm.write_text(shlex.join(lines.lkvm(measurer=False)) + "\n", encoding="utf-8")
+    measured_line.write_text(shlex.join(lines.lkvm(measurer=True)) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,6 @@ class _Lines:
             create_realm=warden.create_realm(self.machine, self.identifier, files),
             create_applications=[warden.create_application(self.identifier, item) for item in made],
             start_realm=warden.start_realm(self.identifier),
-            launched=shlex.join(self.lkvm(measurer=False)),
-            measured=shlex.join(self.lkvm(measurer=True)),
         )
 
     def lkvm(self, *, measurer: bool) -> list[str]:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 THIRD_PARTY = {
     "yaml": ("reader", r"sources\.lock"),
     "cryptography": (
-        r"formats\.(authenticode\w*|secureboot_keys|efi_signature|p384)",
+        r"formats\.(authenticode\w*|secureboot_keys|efi_signature|p384|pcrsig|tpm2_\w+|luks2\w*)",
         r"measure\.secureboot",
         r"sources\.secrets",
         r"steps\.[\w.]+",

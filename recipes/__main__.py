@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"goldsmith: {error.filename}: {str(error.strerror).lower()}", file=sys.stderr)
+        # Reading an open file fails without naming it.
+        where = "reading or writing a file" if error.filename is None else error.filename
+        print(f"goldsmith: {where}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return USAGE
 
 

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 from ..errors import ImageError
-from .measure import Commands
+from .arguments import Commands, add_command, refuse_launch
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("diff", help="which registers differ between two predictions, and why")
+    parser = add_command(commands, "diff", summary="which registers differ between two predictions, and why")
     parser.add_argument("before", type=Path, help="golden.json")
     parser.add_argument("after", type=Path, help="another golden.json, or the same one for two machines")
     parser.add_argument("--machine", help="default: every machine that both have")
@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from ..golden.diff import moved_registers
     from .manifests import load, machine_of
 
+    refuse_launch("diff", options.launch)
     before, after = load(options.before), load(options.after)
     if options.machine or options.other:
         first = machine_of(before, options.machine, options.before, first=True)

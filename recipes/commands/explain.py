@@ -9,14 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ImageError
-from .measure import Commands, add_realm_options
+from .arguments import Commands, add_command, refuse
+from .measure import add_realm_options, realm_options
+
+# The register that a realm's command line decides.
+_RIM = "RIM"
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "explain",
-        help="the steps behind golden values or a realm's command line; two command lines: what differs",
+        summary="the steps behind golden values or a realm's command line; two command lines: what differs",
         usage="goldsmith explain GOLDEN [options]\n"
         "       goldsmith explain [options] -- lkvm run ... [-- lkvm run ...]",
         description="Prints every step that leads to a register. For a kvmtool command line also its device "
@@ -36,10 +41,18 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.golden) == bool(options.launch):
         raise ImageError("explain: give golden.json, or a command line behind --")
     if options.golden:
+        refuse("explain", realm_options(options), "is for a command line, golden.json says it itself")
         return _golden(options)
+    refuse("explain", [(options.machine, "--machine")], "is for golden.json, a command line is one machine")
+    others = sorted(set(options.register or ()) - {_RIM})
+    refuse("explain", [(name, f"--register {name}") for name in others], "is not what a command line decides")
     launches = list(_command_lines(options.launch))
     if len(launches) > 2:
         raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
+    if len(launches) == 2 and options.dtb:
+        raise ImageError(
+            "explain: --dtb: a captured device tree holds for one command line, not for two; leave it out"
+        )
     return _what_if(options, *launches) if len(launches) == 2 else _realm(options, launches[0])
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
+from .arguments import Commands, add_command, refuse
 
 if TYPE_CHECKING:
     from ..golden.manifest import GoldenMachine
 
-Commands = argparse._SubParsersAction
-
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "measure",
-        help="the registers of a VMM command line",
+        summary="the registers of a VMM command line",
         usage="goldsmith measure [options] -- qemu-system-x86_64 ... | lkvm run ...",
         description="Replays a launch from its command line: the files it names are read, nothing is "
         "started. Paths are relative to the working directory. Options without influence are listed with -v.",
@@ -57,6 +57,11 @@ def add_realm_options(parser: argparse.ArgumentParser, *, captured: bool = True)
         realm.add_argument("--dtb", type=Path, metavar="FILE", help="a device tree captured with --dump-dtb")
 
 
+def realm_options(options: argparse.Namespace) -> list[tuple[object, str]]:
+    """What was given of ``add_realm_options``, each with its name."""
+    return [(options.profile, "--profile"), (options.host, "--host"), (options.dtb, "--dtb")]
+
+
 def run(options: argparse.Namespace) -> int:
     """Prints the registers."""
     from ..vmm.kvmtool_parse import is_kvmtool
@@ -69,9 +74,7 @@ def run(options: argparse.Namespace) -> int:
 def _qemu(options: argparse.Namespace) -> int:
     from ..steps.measure_launch import measure_launch
 
-    for given, name in ((options.profile, "--profile"), (options.host, "--host"), (options.dtb, "--dtb")):
-        if given:
-            raise ImageError(f"measure: {name} is for kvmtool command lines; leave it out")
+    refuse("measure", realm_options(options), "is for kvmtool command lines")
     result = measure_launch(options.launch, options.captures)
     _print(options, result.profile, result.machine, result.ignored)
     return 0
@@ -82,8 +85,7 @@ def _realm(options: argparse.Namespace) -> int:
     from ..steps.measure_realm import measure_realm
     from ..vmm.kvmtool_parse import parse_host
 
-    if options.captures:
-        raise ImageError("measure: --captures is for QEMU command lines; leave it out")
+    refuse("measure", [(options.captures, "--captures")], "is for QEMU command lines")
     result = measure_realm(
         options.launch, profile=options.profile, host=parse_host(options.host), dtb=options.dtb
     )
@@ -112,6 +114,5 @@ def _print(
         "profile": profile,
         "registers": [row.to_json() for row in machine.registers],
         "trace": [trace_json(trace) for trace in machine.traces],
-        "omitted": [{"register": item.register, "reason": item.reason} for item in machine.omitted],
     }
     print(json.dumps(document, indent=1))

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .measure import Commands
+from .arguments import Commands, add_command, refuse_launch
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("metadata", help="read signed realm metadata back, or check it")
+    parser = add_command(commands, "metadata", summary="read signed realm metadata back, or check it")
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="what a metadata.bin says")
+    show = add_command(actions, "show", summary="what a metadata.bin says")
     show.add_argument("file", type=Path, help="metadata.bin")
     show.add_argument("--json", action="store_true")
     show.set_defaults(command=_show)
-    verify = actions.add_parser("verify", help="check signature and fields as Islet's RMM does")
+    verify = add_command(actions, "verify", summary="check signature and fields as Islet's RMM does")
     verify.add_argument("file", type=Path, help="metadata.bin")
     verify.add_argument(
         "--public-key", type=Path, metavar="FILE", help="DER or PEM of the key that must have signed it"
@@ -28,6 +28,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def _show(options: argparse.Namespace) -> int:
     from ..steps.metadata import show
 
+    refuse_launch("metadata show", options.launch)
     print(show(options.file, as_json=options.json))
     return 0
 
@@ -35,5 +36,6 @@ def _show(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from ..steps.metadata import verify
 
+    refuse_launch("metadata verify", options.launch)
     print(verify(options.file, options.public_key, options.rim))
     return 0

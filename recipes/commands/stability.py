@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from ..errors import ImageError
-from .measure import Commands, add_realm_options
+from .arguments import Commands, add_command
+from .measure import add_realm_options
 
 # Ours: what takes longer than so many seconds says how far it is, and then so often.
 _PATIENCE = 2.0
@@ -18,9 +19,10 @@ _INTERVAL = 0.2
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "stability",
-        help="which options of a realm's command line change its registers",
+        summary="which options of a realm's command line change its registers",
         usage="goldsmith stability [options] -- lkvm run ...",
         description="Computes the RIM for every combination of the values below, and says for each option "
         "whether it changes the RIM while the others stay as they are. By default vCPUs, memory, disks, "

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from ..errors import VerifyError
-from .measure import Commands
+from .arguments import Commands, add_command, refuse_launch
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Adds the command and its options."""
-    parser = commands.add_parser("verify", help="hold a boot report or an event log against golden values")
+    parser = add_command(
+        commands, "verify", summary="hold a boot report or an event log against golden values"
+    )
     parser.add_argument("golden", type=Path, help="golden.json")
     parser.add_argument("--machine", help="default: the only one")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from ..golden.verify import compare
     from .manifests import load, machine_of
 
+    refuse_launch("verify", options.launch)
     manifest = load(options.golden)
     machine = machine_of(manifest, options.machine, options.golden)
     if options.report:

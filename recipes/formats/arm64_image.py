@@ -14,6 +14,7 @@ from typing import Annotated
 from ..binary import Struct, raw, u32, u64
 from ..errors import FormatError
 from ..units import KIB
+from .pe import PE_MAGIC, CoffHeader, SectionHeader
 
 MAGIC = b"ARM\x64"  # booting.rst: 0x644d5241, at MAGIC_OFFSET
 MAGIC_OFFSET = 56
@@ -81,14 +82,16 @@ def read_header(head: bytes, file_size: int, source: str, *, allow_raw: bool = F
             ``kvm__arch_get_kern_offset``). A compressed kernel or one of another machine is refused even so.
 
     Raises:
-        FormatError: empty, too short for a header, some other kind of file, or none we know and not
-            ``allow_raw``.
+        FormatError: empty, too short for a header, shorter than its EFI stub says, some other kind of file,
+            or none we know and not ``allow_raw``.
     """
     if file_size < HEADER_SIZE:
         size = f"{file_size} bytes are no kernel" if file_size else "the file is empty"
         raise FormatError(source, f"{size}; {_ADVICE}")
     if head[MAGIC_OFFSET : MAGIC_OFFSET + len(MAGIC)] == MAGIC:
         header = Arm64ImageHeader.unpack(head, source=source)
+        if head[: len(_MZ)] == _MZ:
+            _check_stored(head, header.pe_offset, file_size, source)
         return Arm64Image(text_offset=header.text_offset, image_size=header.image_size, flags=header.flags)
     kind = foreign_kind(head)
     if kind is not None:
@@ -98,6 +101,28 @@ def read_header(head: bytes, file_size: int, source: str, *, allow_raw: bool = F
     found = head[MAGIC_OFFSET : MAGIC_OFFSET + len(MAGIC)].hex()
     what = f"magic {found}, not {MAGIC.hex()}; {_ADVICE}"
     raise FormatError(source, what, offset=MAGIC_OFFSET, spec=_SPEC)
+
+
+def _check_stored(head: bytes, pe_offset: int, file_size: int, source: str) -> None:
+    """Refuses an Image whose EFI stub names bytes behind the end of the file.
+
+    The Image header alone does not tell: its size counts what is not stored, too. Headers behind ``head`` are
+    not looked at, those of Linux end far before.
+
+    Spec: Microsoft PE Format, "Section Table"; Linux arch/arm64/kernel/efi-header.S.
+    """
+    coff_at = pe_offset + len(PE_MAGIC)
+    if head[pe_offset:coff_at] != PE_MAGIC or coff_at + CoffHeader.SIZE > len(head):
+        return
+    coff = CoffHeader.unpack(head, coff_at, source=source)
+    table = coff_at + CoffHeader.SIZE + coff.size_of_optional_header
+    count = min(coff.number_of_sections, max(len(head) - table, 0) // SectionHeader.SIZE)
+    for index in range(count):
+        section = SectionHeader.unpack(head, table + index * SectionHeader.SIZE, source=source)
+        end = section.pointer_to_raw_data + section.size_of_raw_data
+        if section.size_of_raw_data and end > file_size:
+            what = f"truncated: its EFI stub has content up to {end:#x}, the file ends at {file_size:#x}"
+            raise FormatError(source, f"{what}; copy the kernel again", spec="Microsoft PE Format")
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,16 @@ def _check_size(data: bytes, source: str) -> None:
 
 
 def _conversion(source: str, data: bytes, form: str) -> str:
-    """The command that writes a key file in the form that is read."""
+    """The command that puts the key in the form that is read in the file's place.
+
+    At no time is there a file that others can read, and none is left that nothing looks after.
+    """
     inform = "" if b"-----BEGIN " in data else " -inform DER"
     outform = " -outform DER" if form == "DER" else ""
     name = shlex.quote(source)
-    target = shlex.quote(f"{source}.{'prv' if form == 'DER' else 'sec1.pem'}")
-    return f"convert it with `openssl ec -in {name}{inform}{outform} -out {target}`"
+    fresh = shlex.quote(f"{source}.new")
+    command = f"openssl ec -param_enc named_curve -in {name}{inform}{outform} -out {fresh}"
+    return f"convert it with `(umask 077; {command}) && mv {fresh} {name}`"
 
 
 def _block(data: bytes, source: str) -> tuple[str, bytes]:
@@ -158,8 +162,7 @@ def _check_curve(parameters: bytes, source: str, fix: str) -> None:
     if parameters == OID_SECP384R1:
         return
     if parameters[:1] == bytes((der.SEQUENCE,)):
-        what = f"the key does not name its curve; {fix} and the option -param_enc named_curve"
-        raise FormatError(source, what)
+        raise FormatError(source, f"the key does not name its curve; {fix}")
     curve = _CURVES.get(parameters, "a curve with OID bytes " + parameters[:16].hex())
     raise FormatError(source, f"the key is on {curve}, Islet needs P-384 (secp384r1); {_MAKE}")
 

@@ -36,7 +36,7 @@ class OptionDifference:
     unmeasured: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.option}: {self.before} -> {self.after}"
+        text = f"{self.option.removesuffix(':')}: {self.before} -> {self.after}"
         return f"{text} (no influence: {self.unmeasured})" if self.unmeasured else text
 
 

@@ -56,11 +56,13 @@ class InputDifference:
         option: that names it.
         what: kernel or initramfs.
         how: for people.
+        moved: it is the same file in another place, which is another option's doing.
     """
 
     option: str
     what: str
     how: str
+    moved: bool = False
 
     def __str__(self) -> str:
         return f"{self.what} ({self.option}): {self.how}"
@@ -147,8 +149,9 @@ def compare(
     """
     options = option_differences(*machines) if machines else ()
     inputs = tuple(_inputs(before, after))
-    counting = [item.option for item in options if not item.unmeasured] + [item.option for item in inputs]
-    tree = tree_differences(before.device_tree, after.device_tree, counting)
+    counting = [item for item in options if not item.unmeasured]
+    files = [item.option for item in inputs if not item.moved]
+    tree = tree_differences(before.device_tree, after.device_tree, counting, files)
     pairs = tuple(_pairs(before, after))
     return Difference(
         before=before,
@@ -158,7 +161,7 @@ def compare(
         total=len(pairs),
         options=options,
         ignored=tuple(_one_sided(*ignored, options)),
-        parameters=tuple(_parameters(*machines, counting)) if machines else (),
+        parameters=tuple(_parameters(*machines, [item.option for item in counting])) if machines else (),
         inputs=inputs,
         tree=tree,
         bytes_only=not tree and before.dtb != after.dtb,
@@ -195,24 +198,26 @@ def _inputs(before: RealmPrediction, after: RealmPrediction) -> Iterator[InputDi
         step = other or one
         if step is None or step.operation != "DATA_CREATE" or step.description not in _FILES:
             continue
-        how = _how(one, other)
+        if one is None or other is None:
+            side = "second" if one is None else "first"
+            how, moved = f"{plain(step.source)} on the {side} command line only", False
+        else:
+            how, moved = _how(one, other)
         if how:
-            yield InputDifference(option=_FILES[step.description], what=step.description, how=how)
+            option = _FILES[step.description]
+            yield InputDifference(option=option, what=step.description, how=how, moved=moved)
 
 
-def _how(before: Step | None, after: Step | None) -> str:
-    """How a file's step differs; a name alone is no difference."""
-    if before is None or after is None:
-        step, side = after or before, "second" if before is None else "first"
-        return "" if step is None else f"{plain(step.source)} on the {side} command line only"
+def _how(before: Step, after: Step) -> tuple[str, bool]:
+    """How a file's step differs, and whether only its place does; a name alone is no difference."""
     names = dict.fromkeys((before.source, after.source))
     where = f"{plain(' and '.join(names))}: "
     comparable = before.digests.keys() == after.digests.keys()
     if before.size != after.size or (comparable and before.digests != after.digests):
-        return f"{where}other content ({before.count} and {after.count} granules)"
+        return f"{where}other content ({before.count} and {after.count} granules)", False
     if before.address != after.address:
-        return f"{where}at {before.address or 0:#x} and at {after.address or 0:#x}"
-    return ""
+        return f"{where}at {before.address or 0:#x} and at {after.address or 0:#x}", True
+    return "", False
 
 
 def _parameters(

@@ -20,8 +20,8 @@ from ..formats.fdt import Node, guest_region
 from ..machine import KvmtoolMachine, KvmtoolProfile, RipasPolicy
 from ..machine.kvmtool_profiles import find_profile
 from .granules import Blob, BytesBlob
-from .kvmtool_capture import CAPTURED, contradictions, read_capture
-from .kvmtool_doubts import doubts, established
+from .kvmtool_capture import CAPTURED, Capture, contradictions, differences, read_capture
+from .kvmtool_doubts import Doubt, doubts, established
 from .kvmtool_fdt import device_tree
 from .kvmtool_layout import DTB_REGION, LOG_SIZE, Layout, place
 from .kvmtool_params import algorithm_of, check_machine, memory_option, params_source, realm_params
@@ -92,14 +92,16 @@ def replay(
             "--dump-dtb FILE and give that file with --dtb FILE"
         )
     params = realm_params(machine, profile)
-    layout = place(machine, kernel, kernel_header(kernel), initrd)
-    found = doubts(machine, profile, layout, params)
+    header = kernel_header(kernel)
+    layout = place(machine, kernel, header, initrd)
+    found = doubts(machine, profile, layout, params, raw_kernel="" if header else kernel.name)
     if dtb is None:
         tree = device_tree(machine, layout)
         region = _region(tree)
     else:
-        tree, region = read_capture(dtb)
-        found += contradictions(machine, layout, tree, len(dtb))
+        capture = read_capture(dtb)
+        tree, region = capture.tree, capture.region
+        found += _of_capture(machine, profile, layout, capture)
     algorithm = algorithm_of(machine)
     source = "device tree" if dtb is None else CAPTURED
     launch = _operations(machine, profile, params, layout, (kernel, initrd, BytesBlob(source, region)))
@@ -201,6 +203,20 @@ def _create_rec(machine: KvmtoolMachine, profile: KvmtoolProfile, layout: Layout
         description=f"vCPU {index}",
         policy=profile.rec_policy,
     )
+
+
+def _of_capture(
+    machine: KvmtoolMachine, profile: KvmtoolProfile, layout: Layout, capture: Capture
+) -> tuple[Doubt, ...]:
+    """What a captured tree says otherwise than the launch it is used for."""
+    if not profile.device_tree:
+        return contradictions(machine, layout, capture)
+    try:
+        tree = device_tree(machine, layout)
+        return differences(capture, tree, _region(tree))
+    except MeasureError as error:
+        # A captured tree is the way to measure what is not modelled.
+        return (Doubt(f"{CAPTURED}: not compared with the tree of this launch: {error}"),)
 
 
 def _region(tree: Node) -> bytes:

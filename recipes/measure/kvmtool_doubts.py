@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..machine import KvmtoolMachine, KvmtoolProfile, RecPolicy, RipasPolicy
 from ..units import PAGE_SIZE, align_up
-from .kvmtool_layout import Layout
+from .kvmtool_fdt import lost_command_line
+from .kvmtool_layout import RAW_TEXT_OFFSET, Layout
 from .kvmtool_params import ends_above_4_gib
 from .ripas import block_sizes
 from .rmm import RealmParams
@@ -38,13 +39,24 @@ def established(profile: KvmtoolProfile, doubts: tuple[Doubt, ...]) -> Establish
 
 
 def doubts(
-    machine: KvmtoolMachine, profile: KvmtoolProfile, layout: Layout, params: RealmParams
+    machine: KvmtoolMachine,
+    profile: KvmtoolProfile,
+    layout: Layout,
+    params: RealmParams,
+    *,
+    raw_kernel: str = "",
 ) -> tuple[Doubt, ...]:
-    """Every doubt about a launch, in the order of the launch."""
+    """Every doubt about a launch, in the order of the launch.
+
+    Args:
+        raw_kernel: name of the kernel's file where it has no arm64 header.
+    """
     return (
         *_of_memory(machine, profile, params),
         *_of_parameters(machine, profile, params),
+        *_of_raw_kernel(raw_kernel),
         *_of_kernel(profile, layout, params),
+        *_of_command_line(machine),
         *_of_vcpus(machine, profile),
     )
 
@@ -86,6 +98,16 @@ def _of_parameters(machine: KvmtoolMachine, profile: KvmtoolProfile, params: Rea
         )
 
 
+def _of_raw_kernel(name: str) -> Iterator[Doubt]:
+    if name:
+        # Its value is as certain as any: the measurer takes such files, and computed values of one.
+        yield Doubt(
+            f"{name}: no arm64 Image header; the file is loaded at offset {RAW_TEXT_OFFSET:#x} as kvmtool "
+            "does; the realm boots only if it is a raw arm64 program",
+            weakens=False,
+        )
+
+
 def _of_kernel(profile: KvmtoolProfile, layout: Layout, params: RealmParams) -> Iterator[Doubt]:
     if profile.ripas is not RipasPolicy.RAM_BLOCKS and has_whole_block(layout, params):
         start, end = layout.tail
@@ -109,6 +131,21 @@ def _of_kernel(profile: KvmtoolProfile, layout: Layout, params: RealmParams) -> 
             f"initramfs: it begins at {layout.initrd:#x}, before the end of the kernel's bss at "
             f"{layout.kernel_memory_end:#x}; the measurer takes that, but the kernel clears it at start; "
             "give more memory with -m"
+        )
+    if layout.dtb_is_in_bss:
+        yield Doubt(
+            f"device tree: it begins at {layout.dtb:#x}, before the end of the kernel's bss at "
+            f"{layout.kernel_memory_end:#x}; the measurer takes that, but the kernel clears it at start; "
+            "give more memory with -m"
+        )
+
+
+def _of_command_line(machine: KvmtoolMachine) -> Iterator[Doubt]:
+    lost = lost_command_line(machine)
+    if lost:
+        yield Doubt(
+            f"-p: the last {lost} bytes do not fit kvmtool's buffer for the command line and are cut off; no "
+            "other program computed a value of such a line; shorten -p"
         )
 
 

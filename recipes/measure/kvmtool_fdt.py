@@ -10,6 +10,7 @@ arm/gic.c, arm/timer.c, arm/aarch64/pmu.c, arm/pci.c, hw/, virtio/, builtin-run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..errors import MeasureError
 from ..formats.fdt import Node, Property, cells, quads, strings
@@ -80,6 +81,20 @@ def command_line(machine: KvmtoolMachine) -> bytes | None:
     if given is not None:
         text += b" " + given
     return text[:_MAX_COMMAND_LINE]
+
+
+def lost_command_line(machine: KvmtoolMachine) -> int:
+    """How many bytes of ``-p`` do not reach the kernel, because kvmtool's buffer is full before.
+
+    Spec: builtin-run.c, kvm_run_set_real_cmdline.
+    """
+    if machine.parameters is None or machine.nodefaults:
+        return 0
+    # What stands in front depends on one word of the text alone.
+    word = "root=" if "root=" in machine.parameters else ""
+    frame = command_line(replace(machine, parameters=word)) or b""
+    size = len(frame) - len(word) + len(machine.parameters.encode("utf-8", "surrogateescape"))
+    return max(size - _MAX_COMMAND_LINE, 0)
 
 
 def device_tree(machine: KvmtoolMachine, layout: Layout) -> Node:

@@ -67,6 +67,11 @@ class Layout:
         """Whether the kernel clears a part of the initramfs when it starts."""
         return self.initrd is not None and self.initrd < self.kernel_memory_end
 
+    @property
+    def dtb_is_in_bss(self) -> bool:
+        """Whether the kernel clears a part of the device tree when it starts."""
+        return self.dtb < self.kernel_memory_end
+
 
 def page_down(address: int) -> int:
     """The granule that holds the address."""

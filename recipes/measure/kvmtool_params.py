@@ -59,6 +59,8 @@ def check_machine(machine: KvmtoolMachine, profile: KvmtoolProfile, *, has_initr
         raise MeasureError(
             f"--mpidrs: {len(machine.mpidrs)} given for {machine.vcpus} vCPUs; give one for each, or none"
         )
+    if len(set(machine.mpidrs)) != len(machine.mpidrs):
+        raise MeasureError("--mpidrs: two vCPUs with one number; give each its own")
     if not has_initrd and not disks and not machine.nodefaults:
         # builtin-run.c: kvmtool would then share a folder of the host as root file system.
         raise MeasureError(
@@ -138,12 +140,14 @@ def params_source(machine: KvmtoolMachine, profile: KvmtoolProfile) -> str:
 
 def memory_option(machine: KvmtoolMachine) -> str:
     """``-m`` as it would be written for the machine's memory, in the largest unit that makes it whole."""
-    size = next(
-        f"{machine.memory // unit}{letter}"
-        for unit, letter in ((GIB, "G"), (MIB, ""), (KIB, "K"), (1, "B"))
-        if machine.memory % unit == 0
-    )
-    return f"-m {size}" + (f"@{machine.ram_base:#x}" if machine.ram_base != LOWEST_RAM else "")
+    # Of a size without a letter kvmtool takes MiB; an address is written with its letter, to be plain.
+    size = _in_units(machine.memory).removesuffix("M")
+    return f"-m {size}" + (f"@{_in_units(machine.ram_base)}" if machine.ram_base != LOWEST_RAM else "")
+
+
+def _in_units(size: int) -> str:
+    units = ((GIB, "G"), (MIB, "M"), (KIB, "K"), (1, "B"))
+    return next(f"{size // unit}{letter}" for unit, letter in units if size % unit == 0)
 
 
 def ipa_width(machine: KvmtoolMachine, profile: KvmtoolProfile) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from ..app_manager import AppManagerConfig, check_config
 from ..errors import SpecError, suggestion
-from ..machine import KvmtoolMachine
+from ..machine import Irqchip, KvmtoolMachine, VirtioTransport
 from ..reader import Marks, Place, Size, Text
 from ..units import MIB
 from .common import (
@@ -37,6 +37,22 @@ Reference = Annotated[
     str, Text(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}|sha256:[0-9a-f]{64}", "latest, or sha256: and 64 digits")
 ]
 Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 hexadecimal digits in lower case")]
+
+
+def _listed(value: str, example: str) -> Text:
+    """The rule for values with commas between."""
+    return Text(rf" *({value}) *(, *({value}) *)*", example)
+
+
+# Values of options in a stability report. What the rules let pass, the report itself still judges.
+# Spec: kvmtool builtin-run.c, parse_mem_unit.
+Numbers = Annotated[str, _listed(r"[0-9]{1,3}(-[0-9]{1,3})?", "1,2,4 or 0-4")]
+Sizes = Annotated[str, _listed(r"[0-9]{1,15}[bkmgtpBKMGTP]?", "256M,1G")]
+Switch = Annotated[str, _listed("off|on", "off,on")]
+Consoles = Annotated[str, _listed("serial|virtio|hv", "serial,virtio")]
+Transports = Annotated[str, _listed("|".join(item.value for item in VirtioTransport), "pci,mmio")]
+Irqchips = Annotated[str, _listed("|".join(item.value for item in Irqchip), "gicv3,gicv3-its")]
+
 # Words that busybox init takes for single-user mode, and those that replace it.
 # Spec: busybox 1.37 init/init.c; Linux Documentation/admin-guide/kernel-parameters.txt.
 _SHELL = re.compile(r"single|-s|1|(rd)?init=.*")
@@ -150,7 +166,7 @@ class ApplicationSpec:
 class StabilitySpec:
     """The matrix of the stability report, as ``goldsmith stability`` takes it.
 
-    Empty: values around the first machine's own, or for the last six none.
+    Not written: values around the first machine's own, or for the last six none.
 
     Attributes:
         vcpus: ``1,2,4`` or ``1-4``; also disks, nics and shares.
@@ -158,17 +174,17 @@ class StabilitySpec:
         consoles: ``serial,virtio``; the others are words too, such as ``off,on``.
     """
 
-    vcpus: str = ""
-    memory: str = ""
-    disks: str = ""
-    nics: str = ""
-    consoles: str = ""
-    shares: str = ""
-    vsock: str = ""
-    balloon: str = ""
-    rng: str = ""
-    transports: str = ""
-    irqchips: str = ""
+    vcpus: Numbers = ""
+    memory: Sizes = ""
+    disks: Numbers = ""
+    nics: Numbers = ""
+    consoles: Consoles = ""
+    shares: Numbers = ""
+    vsock: Switch = ""
+    balloon: Switch = ""
+    rng: Switch = ""
+    transports: Transports = ""
+    irqchips: Irqchips = ""
 
 
 @dataclass(frozen=True, kw_only=True)

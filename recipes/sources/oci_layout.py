@@ -115,7 +115,8 @@ def open_layout(path: Path) -> Layout:
         elif path.is_file():
             files = _archive_files(path, name)
         else:
-            raise FormatError(name, "there is no such file or folder; give an OCI layout or a tar archive")
+            what = "neither a file nor a folder" if path.exists() else "there is no such file or folder"
+            raise FormatError(name, f"{what}; give an OCI layout or a tar archive")
     except OSError as error:
         raise FormatError(name, f"cannot be read: {error.strerror}") from None
     layout = Layout(name, files)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from ..errors import MeasureError
 from ..machine import HostFeatures, KvmtoolMachine
+from ..machine.kvmtool_profiles import find_profile
 from ..measure.kvmtool import RealmPrediction, replay
+from ..measure.kvmtool_params import realm_params
 from ..measure.realm_launch import Replayer
-from ..vmm.kvmtool_parse import KvmtoolLaunch, parse
+from ..vmm.kvmtool_options import EAC5
+from ..vmm.kvmtool_parse import parse
 from .blobs import FileBlob
 
 # The region that kvmtool gives the device tree; nothing larger can be a captured one.
@@ -24,6 +27,7 @@ class OpenedRealm:
     Attributes:
         dtb: a device tree that is taken instead of the generated one.
         ignored: options without influence on the RIM, each with the reason.
+        notes: what was assumed because the command line leaves it open, for people.
     """
 
     machine: KvmtoolMachine
@@ -31,6 +35,7 @@ class OpenedRealm:
     initrd: FileBlob | None
     dtb: bytes | None
     ignored: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ def measure_realm(
     """
     realm = open_realm(argv, profile=profile, host=host, dtb=dtb)
     prediction = replay(realm.machine, realm.kernel, realm.initrd, dtb=realm.dtb, replayer=replayer)
+    prediction = replace(prediction, notes=(*prediction.notes, *realm.notes))
     return RealmMeasurement(machine=realm.machine, prediction=prediction, ignored=realm.ignored)
 
 
@@ -78,24 +84,49 @@ def open_realm(
     Raises:
         ImageError: the command line is not modelled, or a file it names is not there.
     """
-    launch = parse(argv, profile=profile, host=host or HostFeatures())
-    machine = _with_flash(launch)
+    launch = parse(argv, profile=profile, host=host or HostFeatures(), flash_size=_size)
     for path in launch.files.disks:
         _check_disk(path)
+    if launch.files.metadata is not None:
+        _check_metadata(launch.files.metadata)
     return OpenedRealm(
-        machine=machine,
+        machine=launch.machine,
         kernel=FileBlob.of(Path(launch.files.kernel)),
         initrd=FileBlob.of(Path(launch.files.initrd)) if launch.files.initrd is not None else None,
         dtb=_device_tree(dtb, launch.files.dtb),
         ignored=launch.ignored,
+        notes=() if profile is not None else _assumptions(launch.machine),
     )
 
 
-def _with_flash(launch: KvmtoolLaunch) -> KvmtoolMachine:
-    """The machine with the size of its flash, of which the content is not measured."""
-    if launch.files.flash is None:
-        return launch.machine
-    return replace(launch.machine, flash=FileBlob.of(Path(launch.files.flash)).size)
+def _assumptions(machine: KvmtoolMachine) -> tuple[str, ...]:
+    """What is taken for granted where nobody names the stack that the realm runs on."""
+    profile = find_profile(machine.profile)
+    stated = machine.islet or None not in (machine.host.num_bps, machine.host.num_wps)
+    if profile.options != EAC5 or stated:
+        return ()
+    params = realm_params(machine, profile)
+    text = (
+        f"no --islet: the value is for an RMM that gives realms {params.num_bps} breakpoints and "
+        f"{params.num_wps} watchpoints; for Islet's RMM add --islet (the lines that warden writes do not "
+        "carry it)"
+    )
+    return (text,)
+
+
+def _size(path: str) -> int:
+    """The size of a flash, of which the content is not measured."""
+    return FileBlob.of(Path(path)).size
+
+
+def _check_metadata(path: str) -> None:
+    """The metadata is read at the launch, though it is not measured."""
+    if not Path(path).is_file():
+        what = "is no regular file" if Path(path).exists() else "there is no such file"
+        raise MeasureError(
+            f"--metadata {path}: {what}, and kvmtool would not start; leave it out while there is none, the "
+            "RIM does not depend on it"
+        )
 
 
 def _check_disk(path: str) -> None:

@@ -34,7 +34,8 @@ def step(image: Buildable) -> Step:
         basename="packages",
         image=image,
         products=(resolved_lock(image),),
-        inputs=(image.lock_path,),
+        # Without one the step itself says how a lock is made.
+        inputs=(image.lock_path,) if image.lock_path.exists() else (),
         build=partial(build, image=image),
         arguments={},
         fingerprint=(debian(image), [(name, asked) for name, asked, _ in asked_for(image)], locked_only()),

@@ -128,9 +128,10 @@ def parse(
     program = argv[0] if argv else ""
     if not is_kvmtool(program):
         raise MeasureError(f"{shown(program)}: not kvmtool; a command line begins with lkvm run")
-    if list(argv[1:2]) != ["run"]:
-        found = shown(argv[1]) if len(argv) > 1 else "nothing"
-        raise MeasureError(f"{shown(program)} {found}: starts no realm; the second word is run")
+    if not argv[1:]:
+        raise MeasureError(f"{shown(program)}: there is no command behind it; write {shown(program)} run ...")
+    if argv[1] != "run":
+        raise MeasureError(f"{shown(program)} {shown(argv[1])}: starts no realm; the second word is run")
     profile_name, given = split(argv[2:], profile)
     dialect = find_profile(profile_name).options
     line = _Line()
@@ -140,7 +141,8 @@ def parse(
     files = _files(line, dialect)
     machine = _machine(line, profile_name, host, name)
     if files.flash is not None and flash_size is not None:
-        machine = replace(machine, flash=flash_size(files.flash))
+        size = values.flash_size(line.last["flash"], flash_size(files.flash))
+        machine = replace(machine, flash=size)
     return KvmtoolLaunch(machine, files, tuple(line.ignored))
 
 

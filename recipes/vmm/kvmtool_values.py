@@ -157,16 +157,35 @@ def _network_transport(given: Given, value: str) -> VirtioTransport:
     return VirtioTransport(value)
 
 
+def flash_size(given: Given, size: int) -> int:
+    """The size of the flash that ``-F`` names, as it is.
+
+    Raises:
+        MeasureError: empty, or larger than kvmtool can count.
+    """
+    # Spec: kvmtool hw/cfi_flash.c: the size is kept in 32 bits, and its highest bit is looked for.
+    if size == 0:
+        raise MeasureError(f"{given.where}: the file is empty; give one with content, or no -F")
+    if size >= 1 << 32:
+        what = f"the file has {size} bytes, and kvmtool counts them in 32 bits"
+        raise MeasureError(f"{given.where}: {what}; give one of less than 4 GiB")
+    return size
+
+
 def mpidrs(given: Given) -> tuple[int, ...]:
     """Comma-separated hexadecimal MPIDRs, cut to their affinity fields.
 
     Raises:
-        MeasureError: one is no hexadecimal number of 64 bits.
+        MeasureError: one is no hexadecimal number of 64 bits, or two have the same affinity fields.
     """
     words = (given.value or "").split(",")
     if not all(re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,16}", word, re.ASCII) for word in words):
         raise MeasureError(f"{given.where}: not hexadecimal numbers with commas between; write 0,1,100")
-    return tuple(int(word, 16) & MPIDR_MASK for word in words)
+    found = tuple(int(word, 16) & MPIDR_MASK for word in words)
+    twice = next((value for index, value in enumerate(found) if value in found[:index]), None)
+    if twice is not None:
+        raise MeasureError(f"{given.where}: {twice:x} stands for two vCPUs; give each its own")
+    return found
 
 
 def sve_vector_length(given: Given, *, power_of_two: bool) -> int:

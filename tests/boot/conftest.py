@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .support import STOP, Boot, Built, find_built
+from .support import STOP, Boot, Built
 
 AT_ONCE = 2
 SECONDS = pytest.StashKey[dict[str, float]]()
@@ -23,7 +23,7 @@ SECONDS = pytest.StashKey[dict[str, float]]()
 
 @pytest.fixture(scope="session")
 def built() -> Built:
-    return find_built()
+    return Built()
 
 
 @pytest.fixture(scope="session")

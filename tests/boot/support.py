@@ -52,11 +52,25 @@ STOP = threading.Event()
 Until = Callable[[bytes], bool]
 
 
-@dataclass(frozen=True)
 class Built:
-    """The finished image that the tests start. Nothing in its folder is ever written."""
+    """The finished image that the tests start. Nothing in its folder is ever written.
 
-    image: Image
+    It is looked for when it is first asked for something: a boot of another image does not need it.
+    """
+
+    @cached_property
+    def image(self) -> Image:
+        """The built image; without it the tests are skipped at home and fail in CI."""
+        image = next(image for image in load_project(ROOT).images if image.name == TESTED_IMAGE)
+        missing = [path for path in (golden.golden_path(image), disk.raw_disk(image)) if not path.is_file()]
+        if missing:
+            what = f"out/{missing[0].relative_to(OUT)} is not there; build it with `python3 dodo.py`"
+            if os.environ.get("CI"):
+                pytest.fail(what)
+            pytest.skip(what)
+        require_tool(PROGRAM)
+        require_tool("swtpm")
+        return image
 
     @cached_property
     def manifest(self) -> GoldenManifest:
@@ -110,20 +124,6 @@ class Built:
 # Boots something in a folder of its own and says what it showed; a module lists its own as BOOTS.
 Boot = Callable[[Built, Path], Any]
 Boots = Mapping[str, Future[Any]]
-
-
-def find_built() -> Built:
-    """The built image; without it the tests are skipped at home and fail in CI."""
-    image = next(image for image in load_project(ROOT).images if image.name == TESTED_IMAGE)
-    missing = [path for path in (golden.golden_path(image), disk.raw_disk(image)) if not path.is_file()]
-    if missing:
-        what = f"out/{missing[0].relative_to(OUT)} is not there; build it with `python3 dodo.py`"
-        if os.environ.get("CI"):
-            pytest.fail(what)
-        pytest.skip(what)
-    require_tool(PROGRAM)
-    require_tool("swtpm")
-    return Built(image)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 from pathlib import Path
 
@@ -110,6 +111,12 @@ FORMS = {
 }
 
 
+def convert(message: str) -> None:
+    """Runs the command of a message as a user pastes it, whatever the umask."""
+    command = message.partition("convert it with `")[2].removesuffix("`")
+    subprocess.run(["sh", "-c", f"umask 022; {command}"], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_command_in_the_message_converts(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,12 +128,12 @@ def test_the_command_in_the_message_converts(
     reader = read_metadata_key if wanted == "PEM" else read_image_key
     with pytest.raises(FormatError) as caught:
         reader(Path("other").read_bytes(), "other")
-    command = str(caught.value).partition("convert it with `openssl ")[2]
-    command, _, option = command.partition("`")
-    extra = option.partition("and the option ")[2].split()
-    openssl(*command.split(), *extra)
-    converted = Path(command.split()[-1])
-    assert reader(converted.read_bytes(), "x") == read_metadata_key(made.read_bytes(), "key.pem")
+    Path("other").chmod(0o644)
+    convert(str(caught.value))
+    assert reader(Path("other").read_bytes(), "x") == read_metadata_key(made.read_bytes(), "key.pem")
+    # One file with the key, as before, and nobody else can read it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.pem", "other"]
+    assert stat.S_IMODE(Path("other").stat().st_mode) == 0o600
 
 
 def test_parameters_before_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +142,8 @@ def test_parameters_before_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(FormatError) as caught:
         read_metadata_key(Path("key.pem").read_bytes(), "key.pem")
     assert "'EC PARAMETERS' stand before the key" in str(caught.value)
-    openssl(*str(caught.value).partition("`openssl ")[2].rstrip("`").split())
-    read_metadata_key(Path("key.pem.sec1.pem").read_bytes(), "key.pem.sec1.pem")
+    convert(str(caught.value))
+    read_metadata_key(Path("key.pem").read_bytes(), "key.pem")
 
 
 def test_openssl_agrees_on_the_vectors(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_what_if_names_step_node_and_option(capsys: pytest.CaptureFixture[str]
         "  -d: 2 disks -> 3 disks",
         "",
         "device tree",
-        "  /pci interrupt-map: changed, by -d disk 3",
+        "  /pci interrupt-map: changed, by -d: 2 disks -> 3 disks",
         "    - interrupt-map = <0x0 0x0 0x0 0x1 0x1 0x0 0x0 0x0 0x4 0x4>,",
         "    -     <0x800 0x0 0x0 0x1 0x1 0x0 0x0 0x0 0x5 0x4>,",
         "    -     <0x1000 0x0 0x0 0x1 0x1 0x0 0x0 0x0 0x6 0x4>;",
@@ -141,6 +141,12 @@ def test_doubts_about_either_side_are_words_not_data(capsys: pytest.CaptureFixtu
     assert "note:" not in out
 
 
+def test_the_register_of_a_command_line_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    named = run(capsys, "--register", "RIM", "--", *PLAIN)
+    assert named == run(capsys, "--", *PLAIN)
+    assert named[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -151,6 +157,29 @@ def test_doubts_about_either_side_are_words_not_data(capsys: pytest.CaptureFixtu
         ),
         (["--", *PLAIN, "--", *PLAIN, "-k", "missing"], "missing: there is no such file; check the path"),
         (["--", *PLAIN, "--", *PLAIN, "-c", "17"], "-c 17: more than 16 vCPUs"),
+        (
+            ["--register", "REM7", "--", *PLAIN],
+            "explain: --register REM7 is not what a command line decides; leave it out",
+        ),
+        (
+            ["--register", "RIM", "--register", "PCR4", "--", *PLAIN, "--", *PLAIN],
+            "explain: --register PCR4 is not what a command line decides; leave it out",
+        ),
+        (
+            ["--machine", "foo", "--", *PLAIN],
+            "explain: --machine is for golden.json, a command line is one machine; leave it out",
+        ),
+        *(
+            (
+                ["golden.json", option, "x=y"],
+                f"explain: {option} is for a command line, golden.json says it itself; leave it out",
+            )
+            for option in ("--profile", "--host", "--dtb")
+        ),
+        (
+            ["--dtb", "disk.img", "--", *PLAIN, "--", *PLAIN],
+            "explain: --dtb: a captured device tree holds for one command line, not for two; leave it out",
+        ),
     ],
 )
 def test_wrong_use(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

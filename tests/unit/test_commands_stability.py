@@ -222,6 +222,26 @@ def test_the_task_prints_the_report_and_writes_it(
     assert [item.name for item in path.parent.iterdir() if item.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("disks", "4-0", "'4-0': neither a number nor a range; write for example 1,2,4 or 0-4"),
+        ("nics", "0-999,0-9", "'0-999,0-9': more than 1000 values; give fewer"),
+    ],
+)
+def test_a_value_of_the_recipe_that_is_none_is_said_with_its_place(
+    realm: RealmImage, name: str, text: str, what: str
+) -> None:
+    declared = replace(realm.recipe.stability, **{name: text})
+    wrong = replace(realm, recipe=replace(realm.recipe, stability=declared))
+    action, arguments = stability.task(wrong)["actions"][0]
+    line, column = realm.places["stability", name]
+    place = f"recipes/images/{realm.name}.yaml:{line}:{column}"
+    assert action(*arguments).message == f"{place}: stability.{name} {what}"
+    recipe = (ROOT / "recipes" / "images" / f"{realm.name}.yaml").read_text().splitlines()
+    assert recipe[line - 1][: column - 1].endswith(f"{name}: ")
+
+
 def test_the_task_fails_with_a_message(realm: RealmImage) -> None:
     kernel.image_path(realm).unlink()
     action, arguments = stability.task(realm)["actions"][0]

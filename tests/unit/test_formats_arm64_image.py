@@ -63,6 +63,70 @@ def test_any_number_is_reported() -> None:
     assert read_header(header(0x80000), 64, "Image") == Arm64Image(text_offset=0x80000, image_size=0, flags=0)
 
 
+def with_stub(*sections: tuple[int, int], pe_offset: int = 64, magic: bytes = b"PE\0\0") -> bytes:
+    """An Image with an EFI stub of such sections (size and offset of the stored bytes), by the PE format."""
+    image = bytearray(header(size=1 << 20))
+    image[:2] = b"MZ"
+    image[60:64] = pe_offset.to_bytes(4, "little")
+    # Machine, sections, time, two for symbols, optional header (112 and six directories), characteristics.
+    coff = struct.pack("<2H3I2H", 0xAA64, len(sections), 0, 0, 0, 160, 0x206)
+    optional = struct.pack("<H", 0x20B).ljust(160, b"\0")
+    table = b"".join(
+        struct.pack("<8s4I12xI", b".text", 1 << 20, 0x1000, size, offset, 0x60000020)
+        for size, offset in sections
+    )
+    return (bytes(image) + magic + coff + optional + table).ljust(HEAD_SIZE, b"\0")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        with_stub((0x10000, 0x1000), (0x400, 0x11000)),
+        with_stub((0x10000, 0x1000), (0, 0x99999999)),
+        with_stub((0xFFFFFFFF, 0xFFFFFFFF), magic=b"PE\0\1"),
+        with_stub((0xFFFFFFFF, 0xFFFFFFFF), pe_offset=0xFFFFFFFF),
+        with_stub((0xFFFFFFFF, 0xFFFFFFFF), pe_offset=HEAD_SIZE - 8),
+    ],
+)
+def test_the_sections_of_an_efi_stub_are_in_the_file(head: bytes) -> None:
+    assert read_header(head, 0x11400, "Image") == Arm64Image(text_offset=0, image_size=1 << 20, flags=0)
+
+
+@pytest.mark.parametrize("allow_raw", [False, True])
+@pytest.mark.parametrize(
+    ("head", "end"),
+    [
+        (with_stub((0x10000, 0x1000), (0x401, 0x11000)), 0x11401),
+        (with_stub((0x10401, 0x1000), (0x400, 0x1000)), 0x11401),
+        (with_stub((0xFFFFFFFF, 0xFFFFFFFF)), 0x1FFFFFFFE),
+    ],
+)
+def test_a_truncated_image_is_refused(head: bytes, end: int, allow_raw: bool) -> None:
+    message = (
+        f"Image: truncated: its EFI stub has content up to {end:#x}, the file ends at 0x11400; copy the "
+        "kernel again [Microsoft PE Format]"
+    )
+    with pytest.raises(FormatError, match=f"^{re.escape(message)}$"):
+        read_header(head, 0x11400, "Image", allow_raw=allow_raw)
+
+
+def test_without_the_stub_its_table_means_nothing() -> None:
+    """The MS-DOS magic is the first instruction of an Image with a stub; others have some other one."""
+    head = b"\0\0" + with_stub((0xFFFFFFFF, 0xFFFFFFFF))[2:]
+    assert read_header(head, 0x11400, "Image") is not None
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(64, HEAD_SIZE))
+def test_mutations_of_a_stub(at: int, value: int, length: int) -> None:
+    head = bytearray(with_stub((0x10000, 0x1000), (0x400, 0x11000)))
+    head[at] = value
+    try:
+        read_header(bytes(head[:length]), 0x11400, "x", allow_raw=True)
+    except FormatError as error:
+        assert str(error).startswith("x: ")
+
+
 TEXT = bytes(range(256)) * 64
 FOREIGN = [
     (gzip.compress(TEXT), f"gzip-compressed data; {WANTED}, unpack it with gunzip"),

@@ -43,9 +43,15 @@ KEY = SigningKey.from_scalar(SCALAR, "key")
 RSA = rsa.generate_private_key(65537, 1024)
 FOREIGN = ec.derive_private_key(SCALAR, ec.SECP384R1())
 MAKE = "make one with `openssl ecparam -genkey -name secp384r1 -noout`"
-TO_PEM = "convert it with `openssl ec -in k.pem -out k.pem.sec1.pem`"
+TO_PEM = (
+    "convert it with `(umask 077; openssl ec -param_enc named_curve -in k.pem -out k.pem.new) "
+    "&& mv k.pem.new k.pem`"
+)
 TO_PUBLIC = "write the public key with `openssl ec -in k.pub -pubout`"
-TO_DER = "convert it with `openssl ec -in k.prv -inform DER -outform DER -out k.prv.prv`"
+TO_DER = (
+    "convert it with `(umask 077; openssl ec -param_enc named_curve -in k.prv -inform DER -outform DER "
+    "-out k.prv.new) && mv k.prv.new k.prv`"
+)
 
 
 def private(
@@ -179,7 +185,7 @@ BAD_IMAGE_KEYS = [
     ),
     (
         sec1(secret=SECRET, curve=der.encode_sequence(b""), public=None),
-        f"the key does not name its curve; {TO_DER} and the option -param_enc named_curve",
+        f"the key does not name its curve; {TO_DER}",
     ),
     (
         sec1(secret=SECRET, curve=None, public=None),
@@ -264,7 +270,9 @@ def test_bad_metadata_keys(data: bytes, text: str) -> None:
 def test_a_name_is_quoted_for_the_shell() -> None:
     with pytest.raises(FormatError) as caught:
         read_image_key(KEY.pem, "my key; rm")
-    assert "openssl ec -in 'my key; rm' -outform DER -out 'my key; rm.prv'" in str(caught.value)
+    assert "-in 'my key; rm' -outform DER -out 'my key; rm.new') && mv 'my key; rm.new' 'my key; rm'`" in str(
+        caught.value
+    )
 
 
 SPKI = (

@@ -10,13 +10,14 @@ import pytest
 
 from recipes.errors import FormatError, MeasureError
 from recipes.formats.fdt import Node, Property, encode
-from recipes.machine import HostFeatures, Irqchip, KvmtoolMachine
+from recipes.machine import HostFeatures, Irqchip, KvmtoolMachine, VirtioTransport
 from recipes.machine.kvmtool_profiles import PROFILES
 from recipes.measure import kvmtool
 from recipes.measure.granules import BytesBlob
 from recipes.measure.kvmtool import RealmPrediction
 from recipes.measure.kvmtool_params import memory_option
 from recipes.measure.trace import Established
+from recipes.vmm.kvmtool_parse import parse
 
 MIB = 1 << 20
 MACHINE = KvmtoolMachine(
@@ -53,9 +54,15 @@ CAPTURE = Node(
         ),
         Node("memory@80000000", (Property("reg", bytes.fromhex("0000000080000000 0000000010000000")),)),
         Node("cpus", children=(Node("cpu@0"),)),
+        Node("intc", (Property("compatible", b"arm,gic-v3\0"),)),
     ),
 )
 REGION = encode(CAPTURE).ljust(65536, b"\0")
+# Said of each captured tree that cannot be held against a whole one.
+NO_DEVICES = (
+    "--dtb: the devices in it (-d, -n, --9p, --vsock, --rng ...) are not compared with this launch; "
+    "capture the tree of this very command line"
+)
 
 
 @dataclass
@@ -266,11 +273,15 @@ def test_source_of_parameters(machine: KvmtoolMachine, source: str) -> None:
         (2048 * MIB, 0x8000_0000, "-m 2G"),
         (267_389_952, 0x8000_0000, "-m 261123K"),
         (4097, 0x8000_0000, "-m 4097B"),
-        (64 * MIB, 0x1_0000_0000, "-m 64@0x100000000"),
+        (64 * MIB, 0x1_0000_0000, "-m 64@4G"),
+        (256 * MIB, 0x9000_0000, "-m 256@2304M"),
+        (64 * MIB, 0x8000_1000, "-m 64@2097156K"),
     ],
 )
 def test_memory_option(memory: int, ram_base: int, text: str) -> None:
     assert memory_option(replace(MACHINE, memory=memory, ram_base=ram_base)) == text
+    again = parse(["lkvm", "run", "-c", "1", "-k", "Image", "-i", "initrd", "--realm", *text.split()]).machine
+    assert (again.memory, again.ram_base) == (memory, ram_base)
 
 
 @pytest.mark.parametrize(
@@ -279,8 +290,55 @@ def test_memory_option(memory: int, ram_base: int, text: str) -> None:
         (MACHINE, None, KERNEL, Established.ORACLE, []),
         (replace(MACHINE, islet=True, vcpus=16), None, KERNEL, Established.ORACLE, []),
         (replace(TF_RMM, vcpus=16), None, KERNEL, Established.ORACLE, []),
-        (MACHINE, REGION, KERNEL, Established.ORACLE, []),
-        (REL0, REGION, KERNEL, Established.SPEC_ONLY, []),
+        (REL0, REGION, KERNEL, Established.SPEC_ONLY, [NO_DEVICES]),
+        (
+            MACHINE,
+            None,
+            BytesBlob("metadata.bin", b"raw!" * 100),
+            Established.ORACLE,
+            [
+                (
+                    "metadata.bin: no arm64 Image header; the file is loaded at offset 0x80000 as kvmtool "
+                    "does; the realm boots only if it is a raw arm64 program"
+                )
+            ],
+        ),
+        (
+            replace(MACHINE, memory=16 * MIB),
+            None,
+            image(MIB, 15 * MIB),
+            Established.SPEC_ONLY,
+            [
+                (
+                    "kernel: its bss at 0x80100000 to 0x80f00000 holds an aligned block of 2 MiB; it is "
+                    "counted granule by granule as the measurer does, an RMM measures the block at once "
+                    "where KVM does not split it"
+                ),
+                (
+                    "initramfs: it begins at 0x80dfdcd4, before the end of the kernel's bss at "
+                    "0x80f00000; the measurer takes that, but the kernel clears it at start; give more "
+                    "memory with -m"
+                ),
+                (
+                    "device tree: it begins at 0x80e00000, before the end of the kernel's bss at "
+                    "0x80f00000; the measurer takes that, but the kernel clears it at start; give more "
+                    "memory with -m"
+                ),
+            ],
+        ),
+        (replace(MACHINE, parameters="x" * 2014), None, KERNEL, Established.ORACLE, []),
+        (
+            replace(MACHINE, parameters="x" * 3000),
+            None,
+            KERNEL,
+            Established.SPEC_ONLY,
+            [
+                (
+                    "-p: the last 986 bytes do not fit kvmtool's buffer for the command line and are cut "
+                    "off; no other program computed a value of such a line; shorten -p"
+                )
+            ],
+        ),
         (
             replace(MACHINE, vcpus=2),
             None,
@@ -387,7 +445,29 @@ def test_memory_option(memory: int, ram_base: int, text: str) -> None:
                 (
                     "--pmu without --pmu-counters: the realm may get as many counters as the host has; "
                     "say how many with --pmu-counters"
-                )
+                ),
+                (
+                    "--dtb: the PMU is not there in the device tree and there in this launch; capture the "
+                    "tree of this very command line"
+                ),
+                NO_DEVICES,
+            ],
+        ),
+        (
+            replace(REL0, irqchip=Irqchip.GICV3_ITS, kaslr_seed=9),
+            REGION,
+            KERNEL,
+            Established.SPEC_ONLY,
+            [
+                (
+                    "--dtb: --kaslr-seed is 0x0 in the device tree and 0x9 in this launch; capture the "
+                    "tree of this very command line"
+                ),
+                (
+                    "--dtb: the interrupt controller is arm,gic-v3 in the device tree and arm,gic-v3 + "
+                    "arm,gic-v3-its in this launch; capture the tree of this very command line"
+                ),
+                NO_DEVICES,
             ],
         ),
         (
@@ -423,6 +503,7 @@ def test_memory_option(memory: int, ram_base: int, text: str) -> None:
                     "--dtb: the end of the initramfs is 0x8fdffffc in the device tree and 0x87dffffc in "
                     "this launch; capture the tree of this very command line"
                 ),
+                NO_DEVICES,
             ],
         ),
     ],
@@ -440,7 +521,8 @@ def test_captured_tree_without_anything() -> None:
     empty = encode(Node(""))
     notes = replay(REL0, dtb=empty).notes
     assert notes[1].startswith("--dtb: the command line is not there in the device tree and ' console=")
-    assert len(notes) == 6
+    # The size, six things that are not there, and what is not compared.
+    assert len(notes) == 8
     assert replay(REL0, dtb=empty).dtb == empty.ljust(65536, b"\0")
 
 
@@ -448,6 +530,112 @@ def test_generated_tree_is_its_own_capture() -> None:
     made = replay(MACHINE)
     again = replay(MACHINE, dtb=made.dtb)
     assert (again.rim, again.notes, again.device_tree) == (made.rim, (), made.device_tree)
+    assert again.established is Established.ORACLE
+    # Zeros at the end may be left out, and a file of the whole length says as much.
+    short = replay(MACHINE, dtb=made.dtb.rstrip(b"\0") + b"\0")
+    assert (short.rim, short.notes, short.established) == (made.rim, (), Established.ORACLE)
+
+
+def capture_note(machine: KvmtoolMachine, dtb: bytes) -> str:
+    """What is said of a captured tree that is not the launch's own; the label says it, too."""
+    prediction = replay(machine, dtb=dtb)
+    assert prediction.established is Established.SPEC_ONLY
+    (note,) = prediction.notes
+    return note
+
+
+@pytest.mark.parametrize(
+    ("launched", "where"),
+    [
+        (replace(MACHINE, kaslr_seed=9), "/chosen kaslr-seed"),
+        (replace(MACHINE, disks=2), "/pci interrupt-map, interrupt-map-mask"),
+        (replace(MACHINE, pmu=True), "/pmu (not in --dtb)"),
+        (
+            replace(MACHINE, irqchip=Irqchip.GICV3_ITS),
+            "/intc ranges; /pci msi-parent; /intc/msic (not in --dtb)",
+        ),
+        (
+            replace(MACHINE, irqchip=Irqchip.GICV2),
+            "/intc compatible; /timer interrupts",
+        ),
+        (
+            replace(MACHINE, parameters="quiet", vsock=3),
+            "/chosen bootargs; /pci interrupt-map, interrupt-map-mask",
+        ),
+        (
+            replace(MACHINE, transport=VirtioTransport.MMIO, disks=1),
+            "/virtio@3000000 (not in --dtb)",
+        ),
+        (replace(MACHINE, counter_frequency=5), "/timer clock-frequency"),
+        (
+            replace(MACHINE, vcpus=2),
+            "/cpus/cpu@0 enable-method; /intc reg; /cpus/cpu@1 (not in --dtb)",
+        ),
+    ],
+)
+def test_capture_of_another_launch(launched: KvmtoolMachine, where: str) -> None:
+    """Section 3.2 of the specification says what each option adds to the tree."""
+    own = replay(MACHINE).dtb
+    advice = "capture the tree of this very command line"
+    if launched.vcpus == 1:
+        assert (
+            capture_note(launched, own)
+            == f"--dtb: it differs from the tree of this launch in {where}; {advice}"
+        )
+    else:
+        notes = replay(launched, dtb=own).notes
+        assert notes[-1] == f"--dtb: it differs from the tree of this launch in {where}; {advice}"
+
+
+def test_capture_with_more_than_the_launch() -> None:
+    own = replay(replace(MACHINE, pmu=True, flash=4096)).dtb
+    assert capture_note(MACHINE, own) == (
+        "--dtb: it differs from the tree of this launch in /pmu (only in --dtb); /flash (only in --dtb); "
+        "capture the tree of this very command line"
+    )
+
+
+def test_capture_that_differs_everywhere() -> None:
+    note = capture_note(MACHINE, encode(Node("")).ljust(65536, b"\0"))
+    # The root's four properties, and of 14 nodes the first eleven.
+    assert note.startswith(
+        "--dtb: it differs from the tree of this launch in / interrupt-parent, compatible, #address-cells, "
+        "#size-cells; /chosen (not in --dtb); /memory (not in --dtb); "
+    )
+    assert note.endswith("; /pci (not in --dtb); and 2 more; capture the tree of this very command line")
+    assert note.count("(not in --dtb)") == 11
+
+
+def test_capture_in_other_bytes() -> None:
+    own = replay(MACHINE).dtb
+    tail = own.rstrip(b"\0")
+    assert capture_note(MACHINE, tail[:-1].ljust(65536, b"\0")) == (
+        "--dtb: it says what the tree of this launch says, in other bytes; another kvmtool wrote it"
+    )
+    # Without what stands behind the tree it has 8 bytes less, and that is the reason.
+    blob = tail[: int.from_bytes(own[4:8], "big")]
+    assert capture_note(MACHINE, blob).startswith(
+        f"--dtb: {len(blob)} bytes, filled up with zeros to 65536; "
+    )
+
+
+def test_capture_in_another_order() -> None:
+    tree = replay(MACHINE).device_tree
+    chosen, memory, *rest = tree.children
+    turned = replace(memory, properties=memory.properties[::-1])
+    swapped = replace(tree, children=(turned, chosen, *rest))
+    assert capture_note(MACHINE, encode(swapped).ljust(65536, b"\0")) == (
+        "--dtb: it differs from the tree of this launch in / (in another order); /memory (in another order); "
+        "capture the tree of this very command line"
+    )
+
+
+def test_capture_where_the_tree_is_not_modelled() -> None:
+    shares = tuple(f"/{index},t" for index in range(33))
+    assert capture_note(replace(MACHINE, shares=shares), REGION) == (
+        "--dtb: not compared with the tree of this launch: command line: 33 PCI virtio devices, up to 32 are "
+        "modelled; remove some of -d, -n and --9p"
+    )
 
 
 @pytest.mark.parametrize(
@@ -467,6 +655,10 @@ def test_generated_tree_is_its_own_capture() -> None:
         (
             replace(MACHINE, mpidrs=(0, 1)),
             "--mpidrs: 2 given for 1 vCPUs; give one for each, or none",
+        ),
+        (
+            replace(MACHINE, vcpus=2, mpidrs=(7, 7)),
+            "--mpidrs: two vCPUs with one number; give each its own",
         ),
         (
             replace(MACHINE, pmu_counters=32),

@@ -11,7 +11,7 @@ from recipes.errors import MeasureError
 from recipes.formats.fdt import Node, walk
 from recipes.machine import Irqchip, KvmtoolMachine, KvmtoolNetwork, VirtioTransport
 from recipes.measure.kvmtool_devices import virtio_devices
-from recipes.measure.kvmtool_fdt import command_line, device_tree
+from recipes.measure.kvmtool_fdt import command_line, device_tree, lost_command_line
 from recipes.measure.kvmtool_layout import Layout
 
 MIB = 1 << 20
@@ -159,6 +159,25 @@ def test_command_line(console: str, parameters: str | None, nodefaults: bool, li
     assert command_line(machine) == line
     stored = node(machine, "/chosen").value("bootargs")
     assert stored == (None if line is None else line + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "nodefaults", "lost"),
+    [
+        # In front stand the 33 bytes counted above, or the 15 of the console and a blank; 2047 fit.
+        ("x" * 2014, False, 0),
+        ("x" * 2015, False, 1),
+        (" " * 2020, False, 6),
+        ("root=" + "x" * 2027, False, 0),
+        ("root=" + "x" * 2028, False, 1),
+        ("\udcff" * 2016, False, 2),
+        ("x" * 3000, True, 0),
+        (None, False, 0),
+    ],
+)
+def test_what_a_long_command_line_loses(parameters: str | None, nodefaults: bool, lost: int) -> None:
+    machine = replace(MACHINE, parameters=parameters, nodefaults=nodefaults)
+    assert lost_command_line(machine) == lost
 
 
 def test_command_line_with_nul() -> None:
@@ -338,8 +357,8 @@ def test_origins_of_options() -> None:
     expected = {
         "/chosen:bootargs": "--nodefaults, -p",
         "/chosen:kaslr-seed": "--kaslr-seed",
-        "/chosen:linux,initrd-start": "-i, -m 128@0x90000000",
-        "/memory:reg": "-m 128@0x90000000",
+        "/chosen:linux,initrd-start": "-i, -m 128@2304M",
+        "/memory:reg": "-m 128@2304M",
         "/cpus/cpu@100": "-c 2, --mpidrs",
         "/cpus/cpu@100:enable-method": "-c 2, --mpidrs",
         "/intc:reg": "--irqchip gicv2m",

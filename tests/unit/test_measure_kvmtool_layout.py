@@ -142,6 +142,7 @@ def test_initramfs_over_bss() -> None:
     layout = place(small, kernel, header, initrd)
     assert layout.initrd == 0x806F_FFFC
     assert layout.initrd_is_in_bss
+    assert not layout.dtb_is_in_bss
     with pytest.raises(MeasureError) as caught:
         place(replace(small, profile="kvmtool-rel0-islet"), kernel, header, initrd)
     assert str(caught.value) == (
@@ -149,6 +150,15 @@ def test_initramfs_over_bss() -> None:
         "device tree at 0x80e00000, 6 MiB apart; give more memory with -m (up to 256 it helps), or a "
         "smaller initramfs"
     )
+
+
+@pytest.mark.parametrize(("image_size", "inside"), [(0xE0_0000, False), (0xE0_0001, True)])
+def test_device_tree_over_bss(image_size: int, inside: bool) -> None:
+    """With 16 MiB the tree lies at 0x80e00000; the first dialect looks at the kernel's file alone."""
+    header = Arm64Image(text_offset=0, image_size=image_size, flags=10)
+    layout = place(replace(MACHINE, memory=16 * MIB), Sized("Image", MIB), header)
+    assert layout.dtb == 0x80E0_0000
+    assert layout.dtb_is_in_bss is inside
 
 
 @pytest.mark.parametrize(

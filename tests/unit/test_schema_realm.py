@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
 
-from recipes.errors import SpecError
-from recipes.machine import Irqchip
+from recipes.errors import MeasureError, SpecError
+from recipes.golden.stability_axes import find_kind
+from recipes.machine import Irqchip, VirtioTransport
 from recipes.schema import RealmImage, load_project
+from recipes.schema.realm import StabilitySpec
 from tests.support import ROOT
 
 KERNEL = "architecture: aarch64\ndebian: {suite: trixie}\npackage: linux-image-cloud-arm64\n"
@@ -21,6 +24,8 @@ applications:
 machines:
   - {name: m, vmm: kvmtool, vcpus: 1, memory: 256MiB}
 """
+# Words of all options that take words.
+WORDS = [item.value for option in (Irqchip, VirtioTransport) for item in option]
 
 
 def load(folder: Path, text: str, name: str = "realm") -> RealmImage:
@@ -72,6 +77,38 @@ def test_two_images_share_a_kernel(tmp_path: Path) -> None:
     (tmp_path / "recipes/images/two.yaml").write_text(RECIPE)
     project = load_project(tmp_path)
     assert {project.kernel(realm.recipe.kernel) for realm in project.realms} == set(project.kernels)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ("disks: 0-4000000", "10:20: stability.disks: '0-4000000' is not allowed; write for example 1,2,4"),
+        ('vcpus: "1;2"', "10:20: stability.vcpus: '1;2' is not allowed; write for example 1,2,4 or 0-4"),
+        ('nics: ""', "10:19: stability.nics: '' is not allowed; write for example 1,2,4 or 0-4"),
+        ("memory: 256MiB", "10:21: stability.memory: '256MiB' is not allowed; write for example 256M,1G"),
+        ("consoles: serail", "10:23: stability.consoles: 'serail' is not allowed; write for example serial,"),
+        ('rng: "yes"', "10:18: stability.rng: 'yes' is not allowed; write for example off,on"),
+        (
+            "transports: pcie",
+            "10:25: stability.transports: 'pcie' is not allowed; write for example pci,mmio",
+        ),
+        ("irqchips: gic", "10:23: stability.irqchips: 'gic' is not allowed; write for example gicv3,"),
+    ],
+)
+def test_values_of_the_stability_report_are_read_at_once(tmp_path: Path, value: str, place: str) -> None:
+    assert place in mistakes(tmp_path, f"{RECIPE}stability: {{{value}}}\n")
+
+
+@pytest.mark.parametrize("item", fields(StabilitySpec), ids=lambda item: str(item.name))
+def test_whatever_the_stability_report_takes_is_no_mistake(tmp_path: Path, item: Field[str]) -> None:
+    kind = find_kind(item.name)
+    for text in ("0", "1, 2-4", "256,1G,64m", "off,on", "serial, virtio,hv", *WORDS):
+        try:
+            kind.words("", text)
+        except MeasureError:
+            continue
+        realm = load(tmp_path, f'{RECIPE}stability: {{{item.name}: "{text}"}}\n')
+        assert getattr(realm.recipe.stability, item.name) == text
 
 
 @pytest.mark.parametrize(

@@ -364,6 +364,14 @@ def test_no_such_file_and_a_file_that_is_no_archive(tmp_path: Path) -> None:
     assert "checksum field is b'xxxxxxxx'" in said(tmp_path / "b", path)
 
 
+def test_what_is_neither_a_file_nor_a_folder(tmp_path: Path) -> None:
+    text = "neither a file nor a folder; give an OCI layout or a tar archive"
+    assert said(tmp_path, Path("/dev/null")) == text
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "b").mkdir()
+    assert said(tmp_path / "b", tmp_path / "pipe") == text
+
+
 @pytest.mark.parametrize(("kind", "name"), [("+gzip", "gzip"), ("+zstd", "zstd")])
 def test_a_compressed_archive(tmp_path: Path, kind: str, name: str) -> None:
     path = tmp_path / "x.tar"

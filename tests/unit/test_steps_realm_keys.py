@@ -69,6 +69,20 @@ def test_a_lost_vendor_key_is_not_replaced_in_silence(folder: Path) -> None:
     assert not (folder / "islet-vendor.prv").exists()
 
 
+def test_a_lost_root_ca_is_not_replaced_in_silence(folder: Path) -> None:
+    keys.make()
+    for name in ("islet-root-ca.prv", "islet-root-ca.pub", "islet-metadata.pem"):
+        (folder / name).unlink()
+    before = content(folder)
+    what = (
+        r"^keys/islet-root-ca\.pub: is missing beside islet-vendor\.pub\.sig, which it checks; "
+        r"restore it, or remove that$"
+    )
+    with pytest.raises(ImageError, match=what):
+        keys.make()
+    assert content(folder) == before
+
+
 def test_keys_that_do_not_belong_together_are_refused(folder: Path) -> None:
     keys.make()
     secure_boot.write_key(folder / "islet-vendor.prv", SigningKey.generate().der, 0o600)

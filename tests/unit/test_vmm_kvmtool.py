@@ -206,7 +206,8 @@ def launches(draw: st.DrawFn) -> tuple[KvmtoolMachine, KvmtoolFiles]:
     values = VALUES | draw(st.sampled_from([OF_EAC5, OF_REL0]))
     drawn = {key: draw(strategy) for key, strategy in values.items()}
     disks = draw(st.lists(PATHS, max_size=2).map(tuple))
-    mpidrs = [draw(st.integers(0, 0xFFFFFF)) for _ in range(drawn["vcpus"])]
+    vcpus = drawn["vcpus"]
+    mpidrs = draw(st.lists(st.integers(0, 0xFFFFFF), min_size=vcpus, max_size=vcpus, unique=True))
     machine = KvmtoolMachine(
         **(MACHINE_DEFAULTS | drawn),
         disks=len(disks),

@@ -149,6 +149,30 @@ def test_size_of_the_flash_comes_from_the_caller() -> None:
     assert parse(line("-F f.img"), flash_size=sizes.__getitem__).machine.flash == 196608
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (0, "-F f.img: the file is empty; give one with content, or no -F"),
+        (
+            1 << 32,
+            (
+                "-F f.img: the file has 4294967296 bytes, and kvmtool counts them in 32 bits; give one of "
+                "less than 4 GiB"
+            ),
+        ),
+    ],
+)
+def test_sizes_that_no_flash_has(size: int, message: str) -> None:
+    with pytest.raises(MeasureError) as caught:
+        parse(line("-F f.img"), flash_size=lambda _path: size)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("size", [1, (1 << 32) - 1])
+def test_sizes_that_a_flash_may_have(size: int) -> None:
+    assert parse(line("-F f.img"), flash_size=lambda _path: size).machine.flash == size
+
+
 # What warden starts (islet-provisioning.md, section 6), quotes of -p included.
 WARDEN = (
     *("run", "-c", "2", "-k", "Image", "-i", "initramfs.cpio.gz", "-p", '"quiet"', "-m", "256"),
@@ -348,6 +372,12 @@ BAD = [
         "--measurement-algo: only realms have it; add --realm",
     ),
     ("-c 2 --mpidrs 0", "--mpidrs 0: 1 MPIDRs for 2 vCPUs; write one for each"),
+    ("-c 2 --mpidrs 0,0", "--mpidrs 0,0: 0 stands for two vCPUs; give each its own"),
+    # Bit 31 is no affinity field. Spec: Arm ARM MPIDR_EL1.
+    (
+        "-c 3 --mpidrs 1,100,80000100",
+        "--mpidrs 1,100,80000100: 100 stands for two vCPUs; give each its own",
+    ),
     ("-f fw", "-k with -f: kvmtool takes a kernel or a firmware; leave one of them out"),
     # Realms.
     ("--no-realm", "--realm: missing; what it starts is not a realm, and nothing of it is measured"),
@@ -584,7 +614,8 @@ def test_options_of_another_profile(profile: str, more: str, message: str) -> No
     [
         ([], "'': not kvmtool; a command line begins with lkvm run"),
         (["qemu"], "qemu: not kvmtool; a command line begins with lkvm run"),
-        (["lkvm"], "lkvm nothing: starts no realm; the second word is run"),
+        (["lkvm"], "lkvm: there is no command behind it; write lkvm run ..."),
+        (["lkvm", ""], "lkvm '': starts no realm; the second word is run"),
         (["lkvm", "sandbox"], "lkvm sandbox: starts no realm; the second word is run"),
         (["run", "-c", "1"], "run: not kvmtool; a command line begins with lkvm run"),
     ],

@@ -76,6 +76,7 @@ def test_the_rim_is_the_recorded_one(name: str, folder: Path, capsys: pytest.Cap
         kvmtool_inputs.place_debian(kvmtool_inputs.debian_input(), debian_kernel(), folder)
     assert main(["measure", "--json", "--", "lkvm", *vector.argv]) == 0
     document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["profile", "registers", "trace"]
     assert document["profile"] == "kvmtool-eac5"
     algorithm = "sha256" if len(vector.rim) == 32 else "sha512"
     row = {"register": "RIM", "algorithm": algorithm, "value": vector.rim.hex(), "established": "oracle"}

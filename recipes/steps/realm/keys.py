@@ -66,19 +66,33 @@ def make() -> None:
     from ...formats.p384 import SigningKey
 
     FOLDER.mkdir(exist_ok=True)
+    _check_lost()
     if not METADATA.exists():
         write_key(METADATA, SigningKey.generate().pem, 0o600)
     metadata_key()
     if not ROOT_CA.exists() and not ROOT_CA_PUBLIC.exists():
         write_key(ROOT_CA, SigningKey.generate().der, 0o600)
     if not VENDOR.exists():
-        if VENDOR_SIGNATURE.exists():
-            what = f"is missing beside {VENDOR_SIGNATURE.name}; restore it, or remove that"
-            raise ImageError(f"keys/{VENDOR.name}: {what}")
         write_key(VENDOR, SigningKey.generate().der, 0o600)
     if ROOT_CA.exists():
         _certify()
     vendor_keys()
+
+
+def _check_lost() -> None:
+    """Refuses to replace a key in silence that was there before, before any key is made.
+
+    Raises:
+        ImageError: there is a signature, and not what it was made with.
+    """
+    if not VENDOR_SIGNATURE.exists():
+        return
+    if not VENDOR.exists():
+        what = f"is missing beside {VENDOR_SIGNATURE.name}; restore it, or remove that"
+        raise ImageError(f"keys/{VENDOR.name}: {what}")
+    if not ROOT_CA.exists() and not ROOT_CA_PUBLIC.exists():
+        what = f"is missing beside {VENDOR_SIGNATURE.name}, which it checks; restore it, or remove that"
+        raise ImageError(f"keys/{ROOT_CA_PUBLIC.name}: {what}")
 
 
 def _certify() -> None:

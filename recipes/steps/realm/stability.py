@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import MeasureError, SpecError
 from ...schema import RealmImage
 from ...schema.realm import StabilitySpec
 from ..blobs import FileBlob
@@ -39,7 +40,7 @@ def stability(realm: RealmImage) -> None:
     """Prints the report on the recipe's first machine and writes it for programs.
 
     Raises:
-        ImageError: none of the machines around it can be launched.
+        ImageError: a value of the recipe's is none, or none of the machines can be launched.
     """
     from ...golden.stability import examine
     from ...golden.stability_report import render, to_json
@@ -56,7 +57,11 @@ def stability(realm: RealmImage) -> None:
 
 
 def _axes(realm: RealmImage) -> tuple[Axis, ...]:
-    """The matrix that the recipe declares; what it does not say is varied around the first machine."""
+    """The matrix that the recipe declares; what it does not say is varied around the first machine.
+
+    Raises:
+        SpecError: a value that the recipe's reader let pass, with its place.
+    """
     from ...golden.stability_axes import KINDS, axis, axis_around
 
     declared = {item.name: getattr(realm.recipe.stability, item.name) for item in fields(StabilitySpec)}
@@ -64,7 +69,17 @@ def _axes(realm: RealmImage) -> tuple[Axis, ...]:
     for kind in KINDS:
         text = declared.get(kind.name, "")
         if text:
-            axes.append(axis(kind.name, text))
+            try:
+                axes.append(axis(kind.name, text))
+            except MeasureError as error:
+                what = str(error).removeprefix("--")
+                raise SpecError(f"{_place(realm, kind.name)}: stability.{what}") from None
         elif kind.in_matrix:
             axes.append(axis_around(kind, realm.provisioned))
     return tuple(axes)
+
+
+def _place(realm: RealmImage, name: str) -> str:
+    """Where the values of an option stand."""
+    path = realm.path.relative_to(realm.root) if realm.path.is_relative_to(realm.root) else realm.path
+    return ":".join([path.as_posix(), *realm.positions("stability", name)[:1]])

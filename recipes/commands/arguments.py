@@ -1,0 +1,72 @@
+"""What all commands share: options are written out and given once, and one that does not fit is refused."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ImageError
+
+Commands = argparse._SubParsersAction
+
+
+class _Once(argparse.Action):
+    """Stores an option's value; the option given again is wrong use, not a second thought."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        given = namespace.__dict__.setdefault("options_given", set())
+        if option_string is not None and self.dest in given:
+            parser.error(f"argument {option_string}: given twice; write it once")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def add_command(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    *,
+    summary: str,
+    usage: str | None = None,
+    description: str | None = None,
+) -> argparse.ArgumentParser:
+    """The parser of a command: options are written out, and those with one value are given once.
+
+    Args:
+        summary: for the list of commands.
+    """
+    parser = commands.add_parser(name, help=summary, usage=usage, description=description, allow_abbrev=False)
+    # Arguments that name no action store their value.
+    for action in (None, "store"):
+        parser.register("action", action, _Once)
+    return parser
+
+
+def refuse(command: str, misfits: Sequence[tuple[object, str]], why: str) -> None:
+    """Ends a command on the first option that was given, and that has no part in what was asked.
+
+    Args:
+        misfits: value and name of each option that does not fit.
+
+    Raises:
+        ImageError: one was given.
+    """
+    for given, name in misfits:
+        if given:
+            raise ImageError(f"{command}: {name} {why}; leave it out")
+
+
+def refuse_launch(command: str, launch: Sequence[str] | None) -> None:
+    """Ends a command that takes no command line, where one was given behind ``--``.
+
+    Raises:
+        ImageError: one was given.
+    """
+    if launch:
+        raise ImageError(f"{command}: -- {launch[0]}: takes no command line; leave out what is behind --")

@@ -110,6 +110,18 @@ class Fields:
             raise FormatError(self.source, f"{key!r} is not {2 * size} lower-case hexadecimal digits")
         return bytes.fromhex(value)
 
+    def octets(self, key: str, limit: int) -> bytes:
+        """At most ``limit`` bytes written as lower-case hexadecimal digits.
+
+        Raises:
+            FormatError: more, or other characters.
+        """
+        value = self.text(key)
+        if len(value) % 2 or len(value) > 2 * limit or not set(value) <= set("0123456789abcdef"):
+            what = f"{key!r} is not an even number of lower-case hexadecimal digits, at most {2 * limit}"
+            raise FormatError(self.source, what)
+        return bytes.fromhex(value)
+
     def items(self, key: str) -> list[object]:
         """A list.
 

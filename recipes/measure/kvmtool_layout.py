@@ -73,11 +73,6 @@ class Layout:
         return self.dtb < self.kernel_memory_end
 
 
-def page_down(address: int) -> int:
-    """The granule that holds the address."""
-    return address - address % PAGE_SIZE
-
-
 def place(
     machine: KvmtoolMachine, kernel: Blob, header: Arm64Image | None, initrd: Blob | None = None
 ) -> Layout:

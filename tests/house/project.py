@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,11 +37,13 @@ class Project:
     """One copy, and how commands are run in it.
 
     Attributes:
+        image: folder below ``out/`` that is looked at; name of the recipe.
         plain: run doit itself; ``python3 dodo.py`` otherwise.
         prefix: words before the command: another user, another namespace.
     """
 
     root: Path
+    image: str = IMAGE
     plain: bool = True
     prefix: tuple[str, ...] = ()
     umask: int = 0o022
@@ -50,12 +52,12 @@ class Project:
     @property
     def out(self) -> Path:
         """The folder with the image's products."""
-        return self.root / "out" / IMAGE
+        return self.root / "out" / self.image
 
     @property
     def recipe(self) -> Path:
         """The image's recipe."""
-        return self.root / "recipes" / "images" / f"{IMAGE}.yaml"
+        return self.root / "recipes" / "images" / f"{self.image}.yaml"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that leads a process group of its own."""
@@ -105,7 +107,7 @@ class Project:
                 continue
             product = path.with_name(path.name.removesuffix(".digest.json"))
             facts = json.loads(path.read_text())
-            if not product.is_file() or sha256(product) != facts["sha256"]:
+            if not product.exists() or content(product) != facts["sha256"]:
                 found.append(product.name)
         return found
 
@@ -136,6 +138,14 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content(path: Path) -> str:
+    """Hex digest of a file; of a folder, that of a line for each of its files as `sha256sum` writes them."""
+    if path.is_file():
+        return sha256(path)
+    lines = [f"{sha256(item)}  {item.relative_to(path).as_posix()}\n" for item in files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def files(folder: Path) -> list[Path]:
@@ -183,10 +193,13 @@ def sources() -> list[Path]:
     return [path for path in files(ROOT) if not NOT_SOURCES & set(path.relative_to(ROOT).parts)]
 
 
-def checkout(root: Path, *, umask: int = 0o022, mtime: int | None = None) -> Project:
-    """A copy as git would make it under a umask, with the packages of the lock in its cache.
+def checkout(
+    root: Path, *, umask: int = 0o022, mtime: int | None = None, locks: Sequence[str] = (f"images/{IMAGE}",)
+) -> Project:
+    """A copy as git would make it under a umask, with the packages of locks in its cache.
 
     Args:
+        locks: below ``recipes/``.
         mtime: time of every source file; that of the copying otherwise.
     """
     for source in sources():
@@ -196,7 +209,7 @@ def checkout(root: Path, *, umask: int = 0o022, mtime: int | None = None) -> Pro
         target.chmod((0o777 if os.access(source, os.X_OK) else 0o666) & ~umask)
         if mtime is not None:
             os.utime(target, (mtime, mtime))
-    _give_packages(root)
+    _give_packages(root, locks)
     _give_environment(root)
     for path in (root, *root.rglob("*")):
         if path.is_dir() and not path.is_symlink():
@@ -250,11 +263,12 @@ def _needed(project: Project, lock: locks.Lock) -> set[str]:
     return found
 
 
-def _give_packages(root: Path) -> None:
+def _give_packages(root: Path, names: Sequence[str]) -> None:
     cache = ROOT / "out" / "cache" / "packages"
     target = root / "out" / "cache" / "packages"
     target.mkdir(parents=True)
-    for package in locks.load(ROOT / "recipes" / "images" / f"{IMAGE}.lock").packages:
+    locked = [locks.load(ROOT / "recipes" / f"{name}.lock").packages for name in names]
+    for package in {item.sha256: item for items in locked for item in items}.values():
         name = f"{package.sha256.hex()}.deb"
         if not (cache / name).is_file():
             unavailable(f"{package.name} is not in the package cache; build the image first")

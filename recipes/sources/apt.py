@@ -19,7 +19,7 @@ from ..formats import deb
 from ..formats.control import Paragraph
 from ..formats.relations import relations
 from . import index
-from .aptget import AptGet, Key, Result
+from .aptget import AptGet, Key, Result, alone
 from .lock import Lock, LockedPackage
 from .mirror import SNAPSHOT, Archives, discover
 from .request import Closure, Group, Request, asked, check_packages, check_request, is_kernel
@@ -43,7 +43,11 @@ def resolve(
         ToolError: apt-get is missing, the archives cannot be reached, or packages cannot be installed
             together.
     """
-    archives = archives or discover()
+    with alone(work):
+        return _resolve(suite, architecture, groups, work, archives or discover())
+
+
+def _resolve(suite: str, architecture: str, groups: Sequence[Group], work: Path, archives: Archives) -> Lock:
     apt = AptGet(work / f"{suite}-{architecture}", architecture, archives.sources(suite, architecture))
     apt.update()
     indices = apt.indices()
@@ -97,10 +101,12 @@ def fetch(
     """
     check_request(request, lock)
     cache.mkdir(parents=True, exist_ok=True)
-    missing = [package for package in lock.packages if not _is_cached(cache, package)]
-    if missing:
-        fetcher = _Fetcher(lock, cache, work, archives or discover(), request, progress)
-        lock = _get(fetcher, missing, locked_only=locked_only, notify=notify)
+    if _missing(cache, lock):
+        with alone(work):
+            # Who had the folder before may have brought what was missing.
+            fetcher = _Fetcher(lock, cache, work, archives or discover(), request, progress)
+            missing = _missing(cache, lock)
+            lock = _get(fetcher, missing, locked_only=locked_only, notify=notify) if missing else lock
     check_packages(request, lock, lambda package: cached_path(cache, package))
     return lock
 
@@ -123,9 +129,13 @@ def _get(
     if gone:
         unlisted = [package for package in lock.packages if package.key not in listed]
         lock, apt, listed = fetcher.substitute(gone, unlisted, notify)
-        missing = [package for package in lock.packages if not _is_cached(cache, package)]
+        missing = _missing(cache, lock)
     fetcher.download(apt, missing, listed)
     return lock
+
+
+def _missing(cache: Path, lock: Lock) -> list[LockedPackage]:
+    return [package for package in lock.packages if not _is_cached(cache, package)]
 
 
 def _wanted(groups: Sequence[Group]) -> set[str]:

@@ -5,11 +5,13 @@ The machine's configuration of proxies, certificates and logins still applies.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -76,6 +78,18 @@ class Result:
     def fail(self, advice: str = "") -> ToolError:
         """The error that says so."""
         return ToolError(self.argv, self.status, self.output + self.messages, advice)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps others out of apt's folder while the context lasts; waits while another has it.
+
+    Steps of several images run side by side, and apt-get itself gives up at once where another one works.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class AptGet:

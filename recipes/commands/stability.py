@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         if kind in given or kind.in_matrix
     ]
     report = examine(realm.machine, realm.kernel, realm.initrd, axes, progress=_progress())
-    for note in report.notes:
+    for note in (*realm.notes, *report.notes):
         print(f"note: {note}", file=sys.stderr)
     print(json.dumps(to_json(report), indent=1) if options.json else render(report).rstrip("\n"))
     return 0

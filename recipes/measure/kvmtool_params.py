@@ -23,6 +23,8 @@ MAX_DISKS = 4
 # FEAT_Debugv8p9 there are up to 64 breakpoints.
 _SVE_STEP, _MAX_SVE = 128, 2048
 _MAX_COUNTERS = 31
+# kvmtool hw/cfi_flash.c: the size is kept in 32 bits.
+_MAX_FLASH = (1 << 32) - 1
 _MAX_BREAKPOINTS = 64
 # arm/aarch64/kvm.c, kvm__get_vm_type: at least so many bits are for memory, and one more for what is shared.
 _MIN_IPA_BITS = 32
@@ -70,6 +72,10 @@ def check_machine(machine: KvmtoolMachine, profile: KvmtoolProfile, *, has_initr
     if not 0 <= machine.pmu_counters <= _MAX_COUNTERS:
         raise MeasureError(
             f"--pmu-counters {machine.pmu_counters}: a PMU has up to {_MAX_COUNTERS} counters; give fewer"
+        )
+    if machine.flash > _MAX_FLASH:
+        raise MeasureError(
+            f"-F: {machine.flash} bytes, and kvmtool counts them in 32 bits; give a smaller file"
         )
     if profile.ripas is RipasPolicy.RAM_BLOCKS and machine.memory % PAGE_SIZE:
         raise MeasureError(

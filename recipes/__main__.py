@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import diff, explain, measure, metadata, stability, verify
+from .commands import broker, diff, explain, measure, metadata, stability, verify
 from .errors import ImageError, VerifyError
 
 USAGE = 2
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 computed or equal, 1 different, 2 wrong use or unreadable input.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (measure, explain, diff, verify, stability, metadata):
+    for command in (measure, explain, diff, verify, stability, metadata, broker):
         command.add(commands)
     return parser
 

@@ -1,0 +1,214 @@
+"""Whose attestation key is believed.
+
+The right PCRs under an unknown key prove nothing: any host can run a software TPM and extend into it what it
+likes. A broker has exactly one of: ``EnrolledKeys``, ``EndorsedKeys``, ``ReportedKeys``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+
+from ..errors import FormatError, ImageError, VerifyError
+from ..formats.tpm2_credential import make_credential
+from ..formats.tpm2_public import Public, endorsement_public, read_sized_public
+from ..measure.quote import QuoteError, check_attestation_key
+from .endorsement import fingerprint, read_authorities, verify_endorsement
+from .refusal import RefusedError
+
+# A TPM2B_PUBLIC of an RSA-4096 key has about 600 bytes.
+_MAX_PUBLIC_FILE = 4096
+# As long as the digest of the templates' nameAlg allows. Spec: part 1 section 24.3.
+_SECRET_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A credential that was sent, and what its answer proves.
+
+    Attributes:
+        identity: whose endorsement key it was made for.
+        key_name: TPM name of the attestation key that has to be in the same TPM.
+        secret: what only that TPM can find out.
+        credential: what the guest gets.
+    """
+
+    identity: str
+    key_name: bytes
+    secret: bytes = field(repr=False)
+    credential: bytes
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a guest gives for its attestation key besides a quote."""
+
+    activation: Activation | None = None
+    answer: bytes = field(default=b"", repr=False)
+    report: bytes = b""
+
+
+class KeyTrust(Protocol):
+    """A way to know whose an attestation key is."""
+
+    def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
+        """A credential for the key.
+
+        Raises:
+            RefusedError: there is none to be had.
+        """
+        ...
+
+    def admit(self, key: Public, proof: Proof) -> str:
+        """The name of whoever has the key, for rules and for the log.
+
+        Raises:
+            RefusedError: it is not known to be anybody's; 403.
+        """
+        ...
+
+
+class EnrolledKeys:
+    """Attestation keys that an operator has put here, each under a machine's name.
+
+    Args:
+        keys: public areas by name.
+    """
+
+    def __init__(self, keys: Mapping[str, Public]) -> None:
+        self._names = {key.name: name for name, key in keys.items()}
+        for name, key in keys.items():
+            _check_enrolled(key, name)
+            if self._names[key.name] != name:
+                what = f"the same key as {self._names[key.name]}; enrol each machine's own key"
+                raise VerifyError(f"attestation key {name}: {what}")
+
+    @classmethod
+    def read(cls, folder: Path) -> EnrolledKeys:
+        """The keys in a folder: ``NAME.pub`` is a TPM2B_PUBLIC, as ``tpm2_createak -u`` writes it.
+
+        Raises:
+            ImageError: there are none, or one cannot be read.
+            FormatError: a file is no such public area.
+            VerifyError: a key could sign what no TPM made.
+        """
+        paths = sorted(folder.glob("*.pub"))
+        if not paths:
+            raise ImageError(f"{folder}: no attestation keys; put NAME.pub of `tpm2_createak -u` there")
+        try:
+            found = {path.stem: _read_start(path) for path in paths}
+        except OSError as error:
+            raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
+        return cls({name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()})
+
+    def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
+        """Nothing: enrolled keys need no credential."""
+        raise RefusedError(403, "ak", "keys are enrolled here; go on with /v1/attest")
+
+    def admit(self, key: Public, proof: Proof) -> str:
+        """The name that the key was enrolled under."""
+        name = self._names.get(key.name)
+        if name is None:
+            raise RefusedError(403, "ak", f"not enrolled (its name is {key.name.hex()})")
+        return name
+
+
+class EndorsedKeys:
+    """Attestation keys in TPMs whose endorsement certificate a pinned CA has signed.
+
+    It proves a TPM of that maker, and not whose machine it is in: with a CA of discrete TPMs, anybody's. So
+    rules should name endorsement certificates, unless the CA signs for one provider's virtual TPMs alone.
+
+    Args:
+        authorities: the pinned CAs.
+        entropy: gives so many random bytes.
+    """
+
+    def __init__(
+        self,
+        authorities: Sequence[x509.Certificate],
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        if not authorities:
+            raise ImageError("endorsement CAs: there are none, so nobody is trusted; pin at least one")
+        self._authorities, self._entropy = tuple(authorities), entropy
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> EndorsedKeys:
+        """Trust in the CAs of PEM files.
+
+        Raises:
+            ImageError: a file cannot be read.
+            FormatError: it holds no certificates.
+        """
+        return cls(read_authorities(paths))
+
+    def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
+        """A credential that only the TPM with this endorsement key and this attestation key opens."""
+        _check_key(key)
+        leaf = verify_endorsement(certificates, self._authorities, now)
+        secret = self._entropy(_SECRET_SIZE)
+        try:
+            endorsement = endorsement_public(leaf.key)
+            credential = make_credential(endorsement, key.name, secret)
+        except FormatError as error:
+            raise RefusedError(403, "ek", error.what) from None
+        return Activation(fingerprint(leaf.certificate), key.name, secret, credential.pack())
+
+    def admit(self, key: Public, proof: Proof) -> str:
+        """``ek:`` and the SHA-256 of the endorsement certificate, in hex."""
+        if proof.activation is None:
+            raise RefusedError(
+                403, "ak", "nobody vouches for it; call /v1/activate with its endorsement certificate"
+            )
+        if proof.activation.key_name != key.name:
+            what = f"{key.name.hex()} is not the key that was activated, {proof.activation.key_name.hex()}"
+            raise RefusedError(403, "ak", what)
+        if not hmac.compare_digest(proof.activation.secret, proof.answer):
+            raise RefusedError(403, "activation", "not what TPM2_ActivateCredential gives for it")
+        return proof.activation.identity
+
+
+class ReportedKeys:
+    """The place for a TEE report that binds an attestation key, such as that of an SVSM's virtual TPM.
+
+    Nothing here verifies such a report, so nothing is admitted.
+    """
+
+    def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
+        """Nothing: a report needs no credential."""
+        raise RefusedError(403, "ak", "keys are trusted by a TEE report here; go on with /v1/attest")
+
+    def admit(self, key: Public, proof: Proof) -> str:
+        """Never returns."""
+        what = "no verifier of TEE reports is built in; the operator can enrol keys or pin endorsement CAs"
+        raise RefusedError(403, "report", what)
+
+
+def _check_key(key: Public) -> None:
+    try:
+        check_attestation_key(key)
+    except QuoteError as error:
+        first = error.refusals[0]
+        what = f"{first.field} is {first.found}, expected {first.expected}"
+        raise RefusedError(403, "ak_public", what) from None
+
+
+def _check_enrolled(key: Public, name: str) -> None:
+    try:
+        check_attestation_key(key)
+    except QuoteError as error:
+        what = "; ".join(map(str, error.refusals))
+        raise VerifyError(f"attestation key {name}: {what}; make one with tpm2_createak") from None
+
+
+def _read_start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_PUBLIC_FILE)

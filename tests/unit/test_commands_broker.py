@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "broker: whose boots are good? name golden manifests with --golden"),
+        (["--golden", "g"], "broker: where are the volumes' keys? name their folder with --keys"),
+        (
+            ["--golden", "g", "--keys", "k"],
+            "broker: whose TPMs are trusted? name attestation keys with --enrolled or CAs with --endorsed-by",
+        ),
+    ],
+)
+def test_what_a_broker_cannot_do_without(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["broker", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"goldsmith: {message}")
+
+
+def test_no_key_is_enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--golden", "g", "--keys", str(tmp_path), "--enrolled", str(tmp_path)]
+    assert main(["broker", *words]) == 2
+    assert "no attestation keys; put NAME.pub" in capsys.readouterr().err
+
+
+def test_two_kinds_of_trust_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["broker", "--enrolled", "a", "--endorsed-by", "b"])
+    assert caught.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_protocol_is_printed_for_who_writes_the_other_side(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["broker", "--protocol"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("/v1/challenge", "/v1/activate", "/v1/attest", "HKDF", "AES-256-GCM"):
+        assert word in printed

@@ -1,0 +1,91 @@
+"""Images for Google Compute Engine: ``disk.raw`` in a gzipped tar archive of the old GNU format.
+
+Spec: Google Cloud, Compute Engine, "Manually import boot disks": name, archive format, whole GiB.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from ..units import GIB, KIB
+from . import oldgnu
+from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
+from .gzip_pieces import gzip_pieces
+from .source import CHUNK, Progress, RawDisk
+
+MEMBER = b"disk.raw"
+_GRANULE = 64 * KIB  # zeros in between compress to nothing, and each run takes up space in the header
+
+
+@dataclass(frozen=True)
+class Gce:
+    """The archive; its tar is the same everywhere.
+
+    Attributes:
+        exact: the compressed bytes are too, and not just wherever zlib is the same; takes many times as long.
+    """
+
+    name: str = "gce"
+    suffix: str = ".tar.gz"
+    summary: str = "disk.raw in a sparse tar.gz; Google Cloud"
+    exact: bool = False
+    architectures: frozenset[str] = ANY_ARCHITECTURE
+    firmware: frozenset[str] = ANY_FIRMWARE
+    max_size: int = 64 * 1024 * GIB  # Google Cloud, Compute Engine, "Persistent Disk": the largest disk
+    alignment: int = GIB
+
+    def virtual_size(self, size: int) -> int:
+        """``size`` rounded up to whole GiB.
+
+        Raises:
+            FormatError: larger than 64 TiB.
+        """
+        return aligned_size(self, size)
+
+    def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
+        """Writes the archive; ``seed`` is for nothing here, there are no identifiers.
+
+        The raw image is read twice, because the places of all content come first.
+
+        Raises:
+            FormatError: too large, or the raw image was changed while it was read.
+        """
+        disk = disk.grown(self.virtual_size(disk.size))
+        gzip_pieces(tar_pieces(disk, progress), out, exact=self.exact)
+
+
+def tar_pieces(disk: RawDisk, progress: Progress | None = None) -> Iterator[bytes]:
+    """The tar archive of the disk in pieces of at most 256 KiB.
+
+    Raises:
+        FormatError: the raw image was changed while it was read.
+    """
+    edges = array("Q")
+    for offset, length in disk.extents(_GRANULE):
+        edges.extend((offset, offset + length))
+    sparse = oldgnu.SparseMap(disk.size, edges)
+    written = 0
+    for block in oldgnu.headers(MEMBER, sparse):
+        yield block
+        written += len(block)
+    for index in range(0, len(edges), 2):
+        start, end = edges[index : index + 2]
+        for position in range(start, end, CHUNK):
+            piece = disk.read(position, min(CHUNK, end - position))
+            yield piece
+            written += len(piece)
+            if progress is not None:
+                progress(min(position + CHUNK, end), disk.size)
+    disk.check_unchanged()
+    if progress is not None:
+        progress(disk.size, disk.size)
+    yield oldgnu.trailer(written)
+
+
+FORMATS: tuple[DiskFormat, ...] = (
+    Gce(),
+    Gce("gce-exact", ".exact.tar.gz", "the same on hosts with any zlib, but slow to make", exact=True),
+)

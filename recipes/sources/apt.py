@@ -43,7 +43,7 @@ def resolve(
         ToolError: apt-get is missing, the archives cannot be reached, or packages cannot be installed
             together.
     """
-    with alone(work):
+    with alone(work / f"{suite}-{architecture}"):
         return _resolve(suite, architecture, groups, work, archives or discover())
 
 
@@ -102,7 +102,7 @@ def fetch(
     check_request(request, lock)
     cache.mkdir(parents=True, exist_ok=True)
     if _missing(cache, lock):
-        with alone(work):
+        with alone(work / f"{lock.suite}-{lock.architecture}"):
             # Who had the folder before may have brought what was missing.
             fetcher = _Fetcher(lock, cache, work, archives or discover(), request, progress)
             missing = _missing(cache, lock)

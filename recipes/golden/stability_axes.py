@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -102,9 +102,20 @@ def axis_around(kind: AxisKind, base: KvmtoolMachine) -> Axis:
     return Axis(kind=kind, values=tuple(values))
 
 
-def default_axes(base: KvmtoolMachine) -> tuple[Axis, ...]:
-    """The matrix around a machine: vCPUs, memory, disks, network devices and consoles."""
-    return tuple(axis_around(kind, base) for kind in KINDS if kind.in_matrix)
+def matrix(base: KvmtoolMachine, declared: Mapping[str, str]) -> tuple[Axis, ...]:
+    """The matrix around a machine: vCPUs, memory, disks, network devices and consoles, and what is declared.
+
+    Args:
+        declared: values by the name of the option; others of the matrix get values around the machine's own.
+
+    Raises:
+        MeasureError: a value is not one of its option's.
+    """
+    return tuple(
+        axis(kind.name, declared[kind.name]) if kind.name in declared else axis_around(kind, base)
+        for kind in KINDS
+        if kind.in_matrix or kind.name in declared
+    )
 
 
 def _vcpus(machine: KvmtoolMachine) -> Sequence[str]:

@@ -209,7 +209,6 @@ class RealmImage(Buildable):
 
     recipe: RealmRecipe
     machines: tuple[KvmtoolMachine, ...]
-    root: Path = field(compare=False)
 
     @property
     def provisioned(self) -> KvmtoolMachine:
@@ -239,9 +238,7 @@ def load_realm(path: Path, root: Path, kernels: tuple[str, ...]) -> RealmImage:
     if recipe.machines is not None and not recipe.machines:
         marks.add(("machines",), "machines: the list is empty; name one at least")
     marks.raise_problems()
-    return RealmImage(
-        name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places, root=root
-    )
+    return RealmImage(name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places)
 
 
 def _check_kernel(marks: Marks, recipe: RealmRecipe, kernels: tuple[str, ...]) -> None:

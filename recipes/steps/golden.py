@@ -97,7 +97,7 @@ def build(
     manifest = GoldenManifest(
         image=name,
         version=version,
-        artefacts=tuple(_artefact(path) for path in artefacts),
+        artefacts=tuple(artefact(path) for path in artefacts),
         machines=predict(files, raw_disk, captures),
         unmeasured=UNMEASURED,
     )
@@ -134,7 +134,8 @@ def predict(
     return tuple(machines)
 
 
-def _artefact(path: Path) -> Artefact:
+def artefact(path: Path) -> Artefact:
+    """A finished product as the manifest names it."""
     from ..golden.manifest import Artefact
 
     size, digest = read_sidecar(path)

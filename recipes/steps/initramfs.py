@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from ..schema import DataSpec, Image, InitramfsSpec, Profile
 from . import kernel
+from .archive import write_archive
 from .digests import ROOT
 from .packages import resolved_lock
-from .private_keys import own_keys
 from .seeds import data_partition
 from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
 
 SCRIPTS = ROOT / "initrd"
-# What belongs to realms, whose initramfs is another.
-REALM = SCRIPTS / "realm"
+PROVIDERS = SCRIPTS / "unlock.d"
 
 
 def archive(image: Image) -> Path:
     """Path of the initramfs."""
     return OUT / image.name / "initramfs.cpio.zst"
+
+
+def scripts() -> tuple[Path, ...]:
+    """The boot scripts; folders beside them are for others, such as realms."""
+    return tuple(sorted(path for path in SCRIPTS.iterdir() if path.is_file()))
 
 
 def kernel_cmdline(image: Image) -> str:
@@ -43,7 +47,8 @@ def step(image: Image) -> Step:
             resolved_lock(image),
             kernel.package_files(image),
             kernel.kernel_facts(image),
-            *(path for path in source_files(SCRIPTS) if REALM not in path.parents),
+            *scripts(),
+            *source_files(PROVIDERS),
         ),
         build=build,
         arguments={
@@ -57,7 +62,7 @@ def step(image: Image) -> Step:
             "data": image.recipe.data,
             "partition": str(data_partition(image)),
         },
-        fingerprint=[entry for entry in tree_fingerprint(SCRIPTS) if not entry[0].startswith("initrd/realm")],
+        fingerprint=tree_fingerprint(*scripts(), PROVIDERS),
         doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
     )
 
@@ -76,14 +81,13 @@ def build(
     partition: str,
 ) -> None:
     """Writes the initramfs."""
-    from ..formats import cpio, zstd
+    from ..formats import zstd
     from ..sources import initramfs
     from ..sources import lock as locks
     from ..sources.debs import read_spool
     from ..sources.providers import read_provider
-    from ..sources.secrets import refuse_secrets
 
-    providers = tuple(read_provider(name, (SCRIPTS / "unlock.d" / name).read_bytes()) for name in data.unlock)
+    providers = tuple(read_provider(name, (PROVIDERS / name).read_bytes()) for name in data.unlock)
     volume = initramfs.VolumeSpec(
         name="data",
         partition_uuid=UUID(partition),
@@ -104,16 +108,11 @@ def build(
         tpm=spec.tpm.value,
         device_timeout=spec.device_timeout,
     )
-    scripts = {path.name: path.read_bytes() for path in SCRIPTS.iterdir() if path.is_file()}
+    compress = partial(zstd.compress_zstd, level=spec.compression_level)
     with unpacked(lock, "initramfs", target) as (tree, _):
-        result = initramfs.assemble(
-            tree, read_spool(kernel_files, "kernel"), wanted, scripts, phase_commands()
-        )
-        refuse_secrets(result, "initramfs", own_keys())
-        with tempfile.TemporaryFile(dir=target.parent) as plain, target.open("wb") as out:
-            cpio.write_newc(result, plain, epoch=locks.load(lock).epoch)
-            plain.seek(0)
-            zstd.compress_zstd(plain, out, spec.compression_level)
+        texts = {path.name: path.read_bytes() for path in scripts()}
+        result = initramfs.assemble(tree, read_spool(kernel_files, "kernel"), wanted, texts, phase_commands())
+        write_archive(result, target, epoch=locks.load(lock).epoch, compress=compress)
 
 
 def phase_commands() -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from . import disk
 from .digests import ROOT
 from .firmware import code_path, variables_path
 from .task import OUT, Step
+from .templates import render
 
 TEMPLATE = ROOT / "templates" / "run-qemu.sh.j2"
 
@@ -58,19 +59,11 @@ def build(
     captures: tuple[Path, ...],
 ) -> None:
     """Writes the launch scripts; the paths in them are relative to their folder."""
-    import jinja2
-
     from ..vmm import captures as stored
     from ..vmm.script import launch_script
     from .models import read_captures
 
     known = read_captures(captures)
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - a shell script; the words are quoted for the shell already
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     for target, machine, code, store in zip(targets, machines, codes, stores, strict=True):
         digest = hashlib.sha256((folder / code).read_bytes()).digest()
         capture = stored.find(known, machine, code_sha256=digest)
@@ -81,5 +74,5 @@ def build(
             disks=(disk.as_posix(),),
             qemu_version=capture.qemu_version if capture else "",
         )
-        target.write_text(template.render(script=script, image=image), encoding="utf-8")
+        target.write_text(render(TEMPLATE, script=script, image=image), encoding="utf-8")
         target.chmod(0o755)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.golden.stability import examine
-from recipes.golden.stability_axes import axis, default_axes
+from recipes.golden.stability_axes import axis, matrix
 from recipes.machine import KvmtoolMachine
 from recipes.machine.kvmtool_profiles import DEFAULT_PROFILE
 from recipes.measure.kvmtool import replay
@@ -69,7 +69,7 @@ def job_matrix(algorithm: str, kernel: str, initrd: str, profile: str = DEFAULT_
 def job_report(algorithm: str, kernel: str, initrd: str) -> None:
     """The default report: its matrix, and every other option changed alone."""
     case = _case(algorithm, kernel, initrd)
-    examine(case.machine, case.kernel, case.initrd, default_axes(case.machine))
+    examine(case.machine, case.kernel, case.initrd, matrix(case.machine, {}))
 
 
 @dataclass(frozen=True)

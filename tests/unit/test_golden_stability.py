@@ -10,7 +10,7 @@ import pytest
 
 from recipes.errors import FormatError, MeasureError
 from recipes.golden.stability import MAX_ROWS, Influence, Row, StabilityReport, Verdict, examine
-from recipes.golden.stability_axes import KINDS, Axis, AxisKind, axis, axis_around, default_axes, find_kind
+from recipes.golden.stability_axes import KINDS, Axis, AxisKind, axis, axis_around, find_kind, matrix
 from recipes.golden.stability_report import render, to_json
 from recipes.golden.stability_values import numbers, sizes
 from recipes.machine import KvmtoolMachine, KvmtoolNetwork
@@ -39,7 +39,7 @@ def verdicts(influences: tuple[Influence, ...]) -> dict[str, Verdict]:
 
 @cache
 def default_report() -> StabilityReport:
-    return examine(BASE, KERNEL, INITRD, default_axes(BASE))
+    return examine(BASE, KERNEL, INITRD, matrix(BASE, {}))
 
 
 # Which value of an axis each recorded run has, everything else being that of the plain one.
@@ -214,7 +214,7 @@ def test_a_profile_without_a_device_tree_is_refused() -> None:
 
 def test_a_kernel_that_is_none_ends_it() -> None:
     with pytest.raises(FormatError):
-        examine(BASE, BytesBlob("Image.gz", b"\x1f\x8b\x08" + bytes(100)), INITRD, default_axes(BASE))
+        examine(BASE, BytesBlob("Image.gz", b"\x1f\x8b\x08" + bytes(100)), INITRD, matrix(BASE, {}))
 
 
 def test_both_algorithms_side_by_side() -> None:
@@ -344,7 +344,7 @@ def test_devices_that_are_there_stay() -> None:
 
 def test_mpidrs_keep_the_number_of_vcpus() -> None:
     machine = replace(BASE, vcpus=2, mpidrs=(0, 0x100))
-    assert default_axes(machine)[0].values == ("2",)
+    assert matrix(machine, {})[0].values == ("2",)
 
 
 def test_a_number_of_devices_that_nobody_has_is_a_refused_row() -> None:

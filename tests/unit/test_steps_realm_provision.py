@@ -220,7 +220,7 @@ def test_a_golden_manifest_without_the_rim(
     inputs: Inputs, machine: str, algorithm: HashAlgorithm, rim: str
 ) -> None:
     (inputs.folder / "golden.json").write_text(golden(machine, algorithm, rim))
-    message = "golden.json: has no RIM for the first machine; run the same command again"
+    message = "golden.json: has no RIM for islet-1cpu-256m; run the same command again"
     with pytest.raises(ImageError) as caught:
         inputs.build()
     assert str(caught.value) == message

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from ...machine import KvmtoolMachine
 from ...schema import RealmImage
 from ..blobs import FileBlob
-from ..digests import read_sidecar
-from ..golden import golden_path
+from ..golden import artefact, golden_path
 from ..task import Step
-from . import applications, initramfs, kernel
+from . import applications as apps
+from . import initramfs, kernel
+from .applications import read_facts
+from .launch import command_line
 
 if TYPE_CHECKING:
     from ...golden.manifest import GoldenMachine
@@ -22,20 +24,19 @@ if TYPE_CHECKING:
 
 def step(realm: RealmImage) -> Step:
     """The step that predicts."""
-    names = [f"{item.name}.img" for item in realm.recipe.applications]
     return Step(
         basename="golden",
         image=realm,
         products=(golden_path(realm),),
-        inputs=(kernel.image_path(realm), initramfs.archive(realm), applications.facts(realm)),
+        inputs=(kernel.image_path(realm), initramfs.archive(realm), apps.facts(realm)),
         build=build,
         arguments={
             "name": realm.name,
             "version": realm.recipe.version,
             "kernel": kernel.image_path(realm),
             "initrd": initramfs.archive(realm),
-            "provisioned": applications.facts(realm),
-            "disks": names,
+            "provisioned": apps.facts(realm),
+            "applications": tuple(item.name for item in realm.recipe.applications),
             "machines": realm.machines,
             "rem": realm.recipe.realm.manager.rem,
             "extended": realm.recipe.realm.manager.binary is not None,
@@ -52,25 +53,21 @@ def build(
     kernel: Path,
     initrd: Path,
     provisioned: Path,
-    disks: list[str],
+    applications: tuple[str, ...],
     machines: tuple[KvmtoolMachine, ...],
     rem: int | None,
     extended: bool,
 ) -> None:
     """Writes the golden manifest."""
-    from ...golden.manifest import Artefact, GoldenManifest, dump
+    from ...golden.manifest import GoldenManifest, dump
     from ...golden.realm import UNMEASURED
 
-    artefacts = []
-    for path in (kernel, initrd):
-        size, digest = read_sidecar(path)
-        artefacts.append(Artefact(name=path.name, size=size, sha256=digest))
     manifest = GoldenManifest(
         image=name,
         version=version,
-        artefacts=tuple(artefacts),
+        artefacts=(artefact(kernel), artefact(initrd)),
         machines=predict(
-            machines, kernel, initrd, applications.read_facts(provisioned), disks, rem, extended=extended
+            machines, kernel, initrd, read_facts(provisioned), applications, rem, extended=extended
         ),
         unmeasured=UNMEASURED,
     )
@@ -82,32 +79,25 @@ def predict(
     kernel: Path,
     initrd: Path,
     provisioned: tuple[ProvisionedApplication, ...],
-    disks: list[str],
+    applications: tuple[str, ...],
     rem: int | None,
     *,
     extended: bool,
 ) -> tuple[GoldenMachine, ...]:
     """The golden entry of each machine; the files they share are hashed once for each algorithm."""
-    import shlex
-
     from ...golden.realm import golden_realm
     from ...measure.kvmtool import replay
     from ...measure.realm_launch import Replayer
     from ...measure.trace import HashAlgorithm
-    from ...vmm.kvmtool import render
-    from ...vmm.kvmtool_parse import KvmtoolFiles
 
     blobs = FileBlob.of(kernel), FileBlob.of(initrd)
-    files = KvmtoolFiles(
-        kernel=kernel.name, initrd=initrd.name, disks=tuple(disks), flash=None, metadata="metadata.bin"
-    )
     replayers: dict[HashAlgorithm, Replayer] = {}
     found = []
     for machine in machines:
         algorithm = HashAlgorithm(machine.algorithm)
         replayer = replayers.setdefault(algorithm, Replayer(algorithm))
         prediction = replay(machine, *blobs, replayer=replayer)
-        launch = shlex.join(render(machine, files, measurer=False))
+        launch = command_line(machine, kernel.name, initrd.name, applications, measurer=False)
         rems = rem_rows(provisioned, algorithm, rem)
         found.append(golden_realm(machine, prediction, launch=launch, rems=rems, extended=extended))
     return tuple(found)

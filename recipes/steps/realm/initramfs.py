@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,11 @@ from ...errors import SpecError
 from ...schema import ApplicationSpec, RealmImage, SharedKernel
 from ...schema.realm import FileSpec, ManagerSpec
 from .. import kernel as shared
+from ..archive import write_archive
 from ..digests import ROOT
 from ..packages import resolved_lock
-from ..private_keys import own_keys
 from ..task import OUT, Step, source_files, tree_fingerprint
+from ..templates import render
 from ..unpack import unpacked
 from . import applications
 
@@ -76,11 +76,10 @@ def build(
     wanted: tuple[ApplicationSpec, ...],
 ) -> None:
     """Writes the initramfs."""
-    from ...formats import cpio, gzip
+    from ...formats import gzip
     from ...sources import lock as locks
     from ...sources import realm_initramfs
     from ...sources.debs import read_spool
-    from ...sources.secrets import refuse_secrets
 
     told = wanted if manager.binary is None else ()
     spec = realm_initramfs.RealmInitramfsSpec(
@@ -104,11 +103,7 @@ def build(
         result = realm_initramfs.assemble(
             tree, read_spool(kernel_files, "kernel"), spec, files, _rendered(spec)
         )
-        refuse_secrets(result, "initramfs", own_keys())
-        with tempfile.TemporaryFile(dir=target.parent) as plain, target.open("wb") as out:
-            cpio.write_newc(result, plain, epoch=locks.load(lock).epoch)
-            plain.seek(0)
-            gzip.compress_gzip(plain, out)
+        write_archive(result, target, epoch=locks.load(lock).epoch, compress=gzip.compress_gzip)
 
 
 def _read(file: FileSpec | None) -> bytes | None:
@@ -132,15 +127,7 @@ def _read(file: FileSpec | None) -> bytes | None:
 
 def _rendered(spec: RealmInitramfsSpec) -> dict[str, bytes]:
     """The files that follow from the recipe."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - YAML and JSON; the templates quote what they write
-    )
-    rendered = {}
-    for name in spec.rendered:
-        template = environment.from_string((TEMPLATES / f"{name}.j2").read_text(encoding="utf-8"))
-        rendered[name] = template.render(config=spec.config, applications=spec.applications).encode()
-    return rendered
+    return {
+        name: render(TEMPLATES / f"{name}.j2", config=spec.config, applications=spec.applications).encode()
+        for name in spec.rendered
+    }

@@ -5,9 +5,7 @@ All of it speaks of the recipe's first machine.
 
 from __future__ import annotations
 
-import shlex
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +18,14 @@ from ..golden import golden_path
 from ..packages import resolved_lock
 from ..seeds import derived_uuid
 from ..task import OUT, Step
+from ..templates import render
 from . import applications, initramfs, kernel, keys
+from .launch import command_line
 
 if TYPE_CHECKING:
-    from ...golden.manifest import GoldenMachine
     from ...measure.trace import HashAlgorithm
 
 TEMPLATE = ROOT / "templates" / "warden.txt.j2"
-
-
-def metadata_path(realm: RealmImage) -> Path:
-    """Path of the signed metadata."""
-    return OUT / realm.folder / "metadata.bin"
 
 
 def products(realm: RealmImage) -> tuple[Path, ...]:
@@ -94,15 +88,13 @@ def build(
     """Writes everything that is handed to Islet's tools."""
     from ...formats.islet_metadata import RealmManifest, RimAlgorithm, parse_version, sign
     from ...formats.islet_metadata import manifest_yaml as render_manifest
-    from ...golden import manifest_reader
     from ...golden.emit.islet_reference import RealmReference, dump
     from ...measure.islet import rem_sets
     from ...measure.trace import HashAlgorithm
     from ...sources import lock as locks
 
-    measured = manifest_reader.load(golden.read_text(encoding="utf-8"), golden.name).machine(machine.name)
     algorithm = HashAlgorithm(machine.algorithm)
-    rim = _rim(measured, algorithm)
+    rim = _rim(golden, machine.name, algorithm)
     manifest = RealmManifest(
         realm_id=realm.id,
         version=parse_version(version),
@@ -126,68 +118,52 @@ def build(
         port=realm.port,
     )
     reference.write_text(dump(described), encoding="utf-8")
-    lines = _Lines(machine, uuid.UUID(identifier), realm, wanted, kernel, initrd)
-    warden.write_text(lines.warden(), encoding="utf-8")
-    lkvm.write_text(shlex.join(lines.lkvm(measurer=False)) + "\n", encoding="utf-8")
-    measured_line.write_text(shlex.join(lines.lkvm(measurer=True)) + "\n", encoding="utf-8")
+    warden.write_text(
+        _warden_lines(machine, uuid.UUID(identifier), realm.registry, wanted, kernel, initrd),
+        encoding="utf-8",
+    )
+    names = tuple(item.name for item in wanted)
+    for target, measurer in ((lkvm, False), (measured_line, True)):
+        line = command_line(machine, kernel, initrd, names, measurer=measurer)
+        target.write_text(f"{line}\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """The commands that start a realm, from the machine that was measured."""
+def _warden_lines(
+    machine: KvmtoolMachine,
+    identifier: uuid.UUID,
+    registry: str,
+    wanted: tuple[ApplicationSpec, ...],
+    kernel: str,
+    initrd: str,
+) -> str:
+    """What a user types into warden's client."""
+    from ...vmm import warden
 
-    machine: KvmtoolMachine
-    identifier: uuid.UUID
-    realm: RealmSpec
-    wanted: tuple[ApplicationSpec, ...]
-    kernel: str
-    initrd: str
-
-    def warden(self) -> str:
-        """What a user types into warden's client, with what comes of it."""
-        import jinja2
-
-        from ...vmm import warden
-
-        environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
-            autoescape=False,  # noqa: S701 - lines for a terminal; the words are quoted already
+    files = warden.WardenFiles(kernel=kernel, initramfs=initrd, metadata="metadata.bin")
+    made = [
+        warden.WardenApplication(
+            name=item.name,
+            version=item.version,
+            registry=registry,
+            image_size=item.image_size,
+            data_size=item.data_size,
         )
-        files = warden.WardenFiles(kernel=self.kernel, initramfs=self.initrd, metadata="metadata.bin")
-        made = [
-            warden.WardenApplication(
-                name=item.name,
-                version=item.version,
-                registry=self.realm.registry,
-                image_size=item.image_size,
-                data_size=item.data_size,
-            )
-            for item in self.wanted
-        ]
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-            create_realm=warden.create_realm(self.machine, self.identifier, files),
-            create_applications=[warden.create_application(self.identifier, item) for item in made],
-            start_realm=warden.start_realm(self.identifier),
-        )
-
-    def lkvm(self, *, measurer: bool) -> list[str]:
-        """The command line that warden makes of them: as it is launched, or as the measurer takes it."""
-        from ...vmm.kvmtool import render
-        from ...vmm.kvmtool_parse import KvmtoolFiles
-
-        files = KvmtoolFiles(
-            kernel=self.kernel,
-            initrd=self.initrd,
-            disks=tuple(f"{item.name}.img" for item in self.wanted),
-            flash=None,
-            metadata="metadata.bin",
-        )
-        return render(self.machine, files, measurer=measurer)
+        for item in wanted
+    ]
+    return render(
+        TEMPLATE,
+        create_realm=warden.create_realm(machine, identifier, files),
+        create_applications=[warden.create_application(identifier, item) for item in made],
+        start_realm=warden.start_realm(identifier),
+    )
 
 
-def _rim(machine: GoldenMachine | None, algorithm: HashAlgorithm) -> bytes:
-    value = machine.value("RIM", algorithm) if machine else None
+def _rim(golden: Path, machine: str, algorithm: HashAlgorithm) -> bytes:
+    from ...golden import manifest_reader
+
+    manifest = manifest_reader.load(golden.read_text(encoding="utf-8"), golden.name)
+    found = manifest.machine(machine)
+    value = found.value("RIM", algorithm) if found else None
     if value is None:
-        raise ImageError("golden.json: has no RIM for the first machine; run the same command again")
+        raise ImageError(f"golden.json: has no RIM for {machine}; run the same command again")
     return value

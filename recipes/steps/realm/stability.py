@@ -11,6 +11,7 @@ from ...errors import MeasureError, SpecError
 from ...schema import RealmImage
 from ...schema.realm import StabilitySpec
 from ..blobs import FileBlob
+from ..digests import ROOT
 from ..task import OUT, Task, guarded, say, write_text
 from . import initramfs, kernel
 
@@ -62,24 +63,20 @@ def _axes(realm: RealmImage) -> tuple[Axis, ...]:
     Raises:
         SpecError: a value that the recipe's reader let pass, with its place.
     """
-    from ...golden.stability_axes import KINDS, axis, axis_around
+    from ...golden.stability_axes import axis, matrix
 
-    declared = {item.name: getattr(realm.recipe.stability, item.name) for item in fields(StabilitySpec)}
-    axes = []
-    for kind in KINDS:
-        text = declared.get(kind.name, "")
-        if text:
-            try:
-                axes.append(axis(kind.name, text))
-            except MeasureError as error:
-                what = str(error).removeprefix("--")
-                raise SpecError(f"{_place(realm, kind.name)}: stability.{what}") from None
-        elif kind.in_matrix:
-            axes.append(axis_around(kind, realm.provisioned))
-    return tuple(axes)
+    written = {item.name: getattr(realm.recipe.stability, item.name) for item in fields(StabilitySpec)}
+    declared = {name: text for name, text in written.items() if text}
+    for name, text in declared.items():
+        try:
+            axis(name, text)
+        except MeasureError as error:
+            what = str(error).removeprefix("--")
+            raise SpecError(f"{_place(realm, name)}: stability.{what}") from None
+    return matrix(realm.provisioned, declared)
 
 
 def _place(realm: RealmImage, name: str) -> str:
     """Where the values of an option stand."""
-    path = realm.path.relative_to(realm.root) if realm.path.is_relative_to(realm.root) else realm.path
+    path = realm.path.relative_to(ROOT) if realm.path.is_relative_to(ROOT) else realm.path
     return ":".join([path.as_posix(), *realm.positions("stability", name)[:1]])

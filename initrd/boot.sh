@@ -5,6 +5,9 @@
 # /etc/initramfs/modules*    paths of kernel modules, in load order
 # /etc/initramfs/tpm2/       TPM commands, see measure.sh
 # /etc/unlock/<volume>.conf  one file for each volume, see unlock
+#
+# ROOT in the configuration says what the root file system is: verity, a read-only EROFS that the root hash on the
+# command line names; or luks2, an ext4 on the encrypted volume root, the first of the volumes.
 set -u
 umask 022
 
@@ -14,6 +17,8 @@ umask 022
 . /usr/lib/goldsmith/measure.sh
 # shellcheck source=initrd/devices.sh
 . /usr/lib/goldsmith/devices.sh
+# shellcheck source=initrd/network.sh
+. /usr/lib/goldsmith/network.sh
 # shellcheck source=initrd/volumes.sh
 . /usr/lib/goldsmith/volumes.sh
 
@@ -47,15 +52,16 @@ load_modules() {
 mount_root() {
     mount -t erofs -o ro,nodev /dev/mapper/root /sysroot ||
         die "the verified root is no EROFS file system; write the disk image again"
-    for directory in dev proc sys run; do
-        [ -d "/sysroot/$directory" ] ||
-            die "the root file system has no directory /$directory; add it to the image"
-    done
 }
 
 hand_over() {
     [ -x /sysroot/usr/lib/systemd/systemd ] || [ -x /sysroot/sbin/init ] || [ -L /sysroot/sbin/init ] ||
         die "the root file system has no /sbin/init; add the package systemd-sysv to the image"
+    for directory in dev proc sys run; do
+        [ -d "/sysroot/$directory" ] ||
+            die "the root file system has no directory /$directory; add it to the image"
+    done
+    # The kernel log, where a message would go, is in the first of them.
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/sysroot/$directory" || die "/$directory does not move; see the kernel log"
     done
@@ -78,11 +84,15 @@ read_roothash
 check_command_line
 load_modules /etc/initramfs/modules
 
-open_root
-mount_root
+if [ "$ROOT" = verity ]; then
+    open_root
+    mount_root
+fi
+network_up
 for volume in $VOLUMES; do
     mount_volume "$volume"
 done
+network_down
 
 # From here on a key that is bound to the initramfs can no longer be had.
 measure_phase leave-initrd

@@ -10,6 +10,11 @@ warn() {
     printf '<4>goldsmith: %s\n' "$*" >/dev/kmsg
 }
 
+# Level 3 is on the console with every `loglevel` that images are built with.
+complain() {
+    printf '<3>goldsmith: %s\n' "$*" >/dev/kmsg
+}
+
 # Sets $now to the milliseconds since boot. A variable, because a subshell for each look at the clock is slow.
 read_clock() {
     read -r now _ </proc/uptime

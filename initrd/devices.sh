@@ -71,9 +71,11 @@ partition_numbers() {
 }
 
 # Sets $roothash from the command line, and $root_uuid and $hash_uuid from it: the identities of the data and the
-# hash partition are the halves of the root hash (UAPI Discoverable Partitions Specification).
+# hash partition are the halves of the root hash (UAPI Discoverable Partitions Specification). An encrypted root has
+# none.
 read_roothash() {
     roothash=
+    [ "$ROOT" = verity ] || return 0
     # Word splitting is what separates the words of a command line; -f keeps a `*` in one from becoming file names.
     set -f
     # shellcheck disable=SC2013
@@ -100,7 +102,8 @@ read_roothash() {
 # systemd.debug_shell from it, and a host can add words without touching the UKI (SMBIOS strings, load options).
 # The root hash is what $roothash says; it decides which root is opened, so a wrong one leads to no other root.
 check_command_line() {
-    own="${CMDLINE:+$CMDLINE }roothash=$roothash"
+    own=$CMDLINE
+    [ "$ROOT" != verity ] || own="${CMDLINE:+$CMDLINE }roothash=$roothash"
     # $() removes every line break at the end, and the kernel writes one: the mark keeps the others.
     given=$(cat /proc/cmdline && echo .)
     [ "$given" != "$own$LINE_BREAK." ] || return 0
@@ -118,8 +121,8 @@ dashes() {
 }
 
 # Opens the verified root as /dev/mapper/root. The superblock on the disk is the host's to write: it is read once,
-# compared with the only kind the builder makes, and the device is opened with those values instead of letting
-# veritysetup read it a second time. What is taken from it (block count, salt) goes into the root hash.
+# compared with the only kind the builder makes, and the table is written with those values. What is taken from it
+# (block count, salt) goes into the root hash.
 open_root() {
     wait_partition root "$root_uuid"
     data_device=$partition
@@ -129,14 +132,18 @@ open_root() {
     check_superblock "$partition"
     # When a block is wrong the kernel acts at once, in the middle of the read, and nobody sees the bytes.
     case $ON_FAILURE in
-        reboot) corruption=--restart-on-corruption ;;
-        *) corruption=--panic-on-corruption ;;
+        reboot) corruption=restart_on_corruption ;;
+        *) corruption=panic_on_corruption ;;
     esac
-    # Without udev libdevmapper must make the nodes in /dev/mapper itself.
-    DM_DISABLE_UDEV=1 veritysetup open "$data_device" root "$partition" "$roothash" "$corruption" --no-superblock --hash-offset=4096 \
-        --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 --data-blocks="$blocks" \
-        --salt="$salt" 2>/run/verity.log ||
+    # Linux Documentation/admin-guide/device-mapper/verity.rst: format 1, blocks of 4096 bytes for data and hashes, of
+    # which there are eight sectors each; the hash tree begins with the block behind the superblock.
+    table="0 $((blocks * 8)) verity 1 $data_device $partition 4096 4096 $blocks 1 sha256 $roothash $salt 1 $corruption"
+    printf '%s\n' "$table" | /usr/lib/goldsmith/dmtable create root ro 2>/run/verity.log ||
         die "the root does not verify: $(tail -n 1 /run/verity.log); write the disk image again"
+    # The kernel reads nothing until it is asked to. From here on what does not verify ends the machine, so what is
+    # left to fail is the disk.
+    dd if=/dev/mapper/root of=/dev/null bs=4096 count=1 status=none 2>/run/verity.log ||
+        die "cannot read the verified root on $data_device: $(tail -n 1 /run/verity.log); the disk fails"
     rm -f /run/verity /run/verity.log
 }
 

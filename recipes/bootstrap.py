@@ -34,7 +34,8 @@ TEST_PACKAGES = (
     ),
     *("cryptsetup-bin", "erofs-utils", "dosfstools", "mtools", "sbsigntool", "osslsigncode", "fdisk"),
     *("gdisk", "cpio", "kmod", "busybox-static", "shellcheck", "binutils", "openssl", "xz-utils", "systemd"),
-    "git",
+    *("git", "gcc", "libc6-dev", "libssl-dev", "iproute2"),
+    *("python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs"),
 )
 TEST_PROGRAMS = (
     *(
@@ -50,7 +51,7 @@ TEST_PROGRAMS = (
         "fsck.erofs",
     ),
     *("fsck.fat", "mcopy", "sbverify", "osslsigncode", "sfdisk", "sgdisk", "cpio", "depmod", "busybox"),
-    *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git"),
+    *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git", "cc", "ip", "debugfs", "supermin"),
 )
 
 

@@ -13,7 +13,7 @@ import re
 import types
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -129,7 +129,8 @@ class _Reader:
         rule: Any = None
         if get_origin(kind) is Annotated:
             kind, rule = get_args(kind)[:2]
-        if get_origin(kind) is types.UnionType and type(None) in get_args(kind):
+        # `X | None` of a class and of an Annotated differ in kind.
+        if get_origin(kind) in (types.UnionType, Union) and type(None) in get_args(kind):
             if _tag(node) == "null":
                 return None
             kind = next(option for option in get_args(kind) if option is not type(None))

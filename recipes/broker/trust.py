@@ -80,33 +80,26 @@ class EnrolledKeys:
 
     Args:
         keys: public areas by name.
+        folder: where they are from; looked at again for a key that is not among them.
     """
 
-    def __init__(self, keys: Mapping[str, Public]) -> None:
-        self._names = {key.name: name for name, key in keys.items()}
-        for name, key in keys.items():
-            _check_enrolled(key, name)
-            if self._names[key.name] != name:
-                what = f"the same key as {self._names[key.name]}; enrol each machine's own key"
-                raise VerifyError(f"attestation key {name}: {what}")
+    def __init__(self, keys: Mapping[str, Public], folder: Path | None = None) -> None:
+        self._folder = folder
+        self._names = _named(keys)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     @classmethod
     def read(cls, folder: Path) -> EnrolledKeys:
         """The keys in a folder: ``NAME.pub`` is a TPM2B_PUBLIC, as ``tpm2_createak -u`` writes it.
 
         Raises:
-            ImageError: there are none, or one cannot be read.
+            ImageError: there is no such folder, or a key cannot be read.
             FormatError: a file is no such public area.
             VerifyError: a key could sign what no TPM made.
         """
-        paths = sorted(folder.glob("*.pub"))
-        if not paths:
-            raise ImageError(f"{folder}: no attestation keys; put NAME.pub of `tpm2_createak -u` there")
-        try:
-            found = {path.stem: _read_start(path) for path in paths}
-        except OSError as error:
-            raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
-        return cls({name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()})
+        return cls(_read_keys(folder), folder)
 
     def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
         """Nothing: enrolled keys need no credential."""
@@ -114,10 +107,37 @@ class EnrolledKeys:
 
     def admit(self, key: Public, proof: Proof) -> str:
         """The name that the key was enrolled under."""
+        if key.name not in self._names and self._folder is not None:
+            self._names = _named(_read_keys(self._folder))
         name = self._names.get(key.name)
         if name is None:
             raise RefusedError(403, "ak", f"not enrolled (its name is {key.name.hex()})")
         return name
+
+
+def _read_keys(folder: Path) -> dict[str, Public]:
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`")
+    try:
+        found = {path.stem: _read_start(path) for path in sorted(folder.glob("*.pub"))}
+    except OSError as error:
+        raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
+    return {name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()}
+
+
+def _named(keys: Mapping[str, Public]) -> dict[bytes, str]:
+    """Names of machines by those of their keys.
+
+    Raises:
+        VerifyError: a key could sign what no TPM made, or two machines have the same.
+    """
+    names = {key.name: name for name, key in keys.items()}
+    for name, key in keys.items():
+        _check_enrolled(key, name)
+        if names[key.name] != name:
+            what = f"the same key as {names[key.name]}; enrol each machine's own key"
+            raise VerifyError(f"attestation key {name}: {what}")
+    return names
 
 
 class EndorsedKeys:

@@ -71,6 +71,9 @@ def run(options: argparse.Namespace) -> int:
     trust = (
         EnrolledKeys.read(options.enrolled) if options.enrolled else EndorsedKeys.read(options.endorsed_by)
     )
+    if isinstance(trust, EnrolledKeys) and not len(trust):
+        what = "no attestation key is enrolled, so every guest is refused; a refused guest shows its own"
+        print(f"{options.enrolled}: {what}; put it there as NAME.pub", file=sys.stderr)
     rules = load_rules(options.rules.read_text(encoding="utf-8"), str(options.rules)) if options.rules else ()
     config = BrokerConfig(
         golden=tuple(load(path) for path in options.golden),

@@ -15,6 +15,10 @@ from .tpm2 import Alg, Reader, entity_name, hash_size, sized
 _HANDLE_TYPE = 0x01
 # Bytes of a counter. Spec: part 1 section 37.2 (NV counters are 64 bits).
 COUNTER_SIZE = 8
+# Indexes of our own: the counter that forbids rollback, and the mark of a volume that was formatted.
+# Spec: TCG Registry of Reserved TPM 2.0 Handles and Localities 1.1 section 2.2.2 (owner: 0x01800000 on).
+ROLLBACK_COUNTER = 0x01801C00
+FORMAT_MARKER = 0x01801C01
 # Largest index that every PC Client TPM can hold. Spec: PC Client Platform TPM Profile 1.05 section 4.4.
 _MAX_DATA = 2048
 
@@ -89,8 +93,9 @@ class NvPublic:
 def rollback_counter(index: int) -> NvPublic:
     """A counter that the owner raises, everybody reads, and nobody lowers.
 
-    Deleting and defining it anew does not lower it: a new counter starts above the highest one that the TPM
-    ever held (Spec: part 3 section 31.3, TPM2_NV_DefineSpace, and 31.8, TPM2_NV_Increment).
+    Deleting and defining it anew does not lower it: a new counter starts above the highest value of every
+    counter that was deleted, and so above its own (Spec: part 3 section 31.3, TPM2_NV_DefineSpace, and 31.8,
+    TPM2_NV_Increment).
     """
     attributes = NvAttribute.OWNER_WRITE | NvAttribute.OWNER_READ | NvAttribute.AUTH_READ
     attributes |= NvAttribute.COUNTER | NvAttribute.NO_DA

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from ..measure.trace import Established, HashAlgorithm, Step, Trace
+from .unlock import MachinePolicy, UnlockPolicy
 
 SCHEMA_VERSION = 1
 
@@ -100,13 +101,19 @@ class Artefact:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenManifest:
-    """The golden values of one image."""
+    """The golden values of one image.
+
+    Attributes:
+        unmeasured: what no register covers, in words.
+        unlock: what TPMs demand before they give the keys of its volumes.
+    """
 
     image: str
     version: str
     artefacts: tuple[Artefact, ...]
     machines: tuple[GoldenMachine, ...]
     unmeasured: tuple[str, ...]
+    unlock: tuple[UnlockPolicy, ...] = ()
 
     def machine(self, name: str) -> GoldenMachine | None:
         """The machine of that name."""
@@ -124,7 +131,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
 
 
 def _manifest_json(manifest: GoldenManifest) -> dict[str, Any]:
-    return {
+    value: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "image": manifest.image,
         "version": manifest.version,
@@ -133,8 +140,36 @@ def _manifest_json(manifest: GoldenManifest) -> dict[str, Any]:
             for artefact in manifest.artefacts
         ],
         "unmeasured": list(manifest.unmeasured),
-        "machines": [_machine_json(machine) for machine in manifest.machines],
     }
+    # Most images have no such policy, and a manifest without one is as it was before there were any.
+    if manifest.unlock:
+        value["unlock"] = [_unlock_json(policy) for policy in manifest.unlock]
+    value["machines"] = [_machine_json(machine) for machine in manifest.machines]
+    return value
+
+
+def _unlock_json(policy: UnlockPolicy) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "volume": policy.volume,
+        "provider": policy.provider,
+        "kind": policy.sealing.value,
+        "bank": policy.bank.value,
+        "registers": list(policy.registers),
+        "phase": policy.phase,
+    }
+    approval = policy.approval
+    if approval is not None:
+        value |= {"key": approval.fingerprint.hex(), "sealed": approval.sealed.hex()}
+        if approval.rollback is not None:
+            value["rollback"] = {"counter": approval.rollback.counter, "release": approval.rollback.release}
+    value["machines"] = [_machine_policy_json(item) for item in policy.machines]
+    return value
+
+
+def _machine_policy_json(item: MachinePolicy) -> dict[str, str]:
+    if item.digest is None:
+        return {"machine": item.machine, "reason": item.reason}
+    return {"machine": item.machine, "digest": item.digest.hex()}
 
 
 def _machine_json(machine: GoldenMachine) -> dict[str, Any]:
@@ -179,7 +214,7 @@ def _render(value: object, depth: int) -> str:
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(inner) + "\n" + "  " * depth + "}"
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and not all(isinstance(item, int) for item in value):
         lines = [f"{'  ' * (depth + 1)}{_render(item, depth + 1)}" for item in value]
         return "[\n" + ",\n".join(lines) + "\n" + "  " * depth + "]"
     return json.dumps(value)

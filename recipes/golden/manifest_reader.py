@@ -7,7 +7,8 @@ from enum import Enum
 from typing import TypeVar
 
 from ..document import Fields, read_document
-from ..errors import FormatError
+from ..errors import FormatError, MeasureError
+from ..measure.tpm import PCR_COUNT
 from ..measure.trace import Established, HashAlgorithm, Step, Trace
 from .manifest import (
     SCHEMA_VERSION,
@@ -19,6 +20,7 @@ from .manifest import (
     RegisterPolicy,
     RegisterRow,
 )
+from .unlock import PHASE, Approval, MachinePolicy, Rollback, Sealing, UnlockPolicy, boot_digest
 
 E = TypeVar("E", bound=Enum)
 # Ours: equal operations that one step may stand for; folding them takes a second.
@@ -37,13 +39,98 @@ def load(text: str, source: str) -> GoldenManifest:
         version=document.text("version"),
         artefacts=tuple(_artefact(fields) for fields in document.objects("artefacts")),
         unmeasured=_texts(document, "unmeasured"),
+        unlock=_unlock(document),
         machines=tuple(_machine(fields) for fields in document.objects("machines")),
     )
     document.finish()
     names = [machine.name for machine in manifest.machines]
     if len(set(names)) != len(names):
         raise FormatError(source, "two machines have the same name")
+    for number, policy in enumerate(manifest.unlock, 1):
+        _check_unlock(policy, manifest.machines, f"{source}: unlock {number}")
     return manifest
+
+
+def _unlock(document: Fields) -> tuple[UnlockPolicy, ...]:
+    """The policies of TPMs; a manifest without any has no such key."""
+    if "unlock" not in document.values:
+        return ()
+    return tuple(_unlock_policy(fields) for fields in document.objects("unlock"))
+
+
+def _unlock_policy(fields: Fields) -> UnlockPolicy:
+    sealing = _choice(fields, "kind", Sealing)
+    policy = UnlockPolicy(
+        volume=fields.text("volume"),
+        provider=fields.text("provider"),
+        bank=_choice(fields, "bank", HashAlgorithm),
+        registers=_registers(fields),
+        phase=fields.text("phase"),
+        approval=_approval(fields) if sealing is Sealing.SIGNED else None,
+        machines=tuple(_machine_policy(item) for item in fields.objects("machines")),
+    )
+    fields.finish()
+    if policy.phase != PHASE:
+        raise FormatError(fields.source, f"'phase' is {policy.phase!r}; volumes are opened in {PHASE!r}")
+    return policy
+
+
+def _approval(fields: Fields) -> Approval:
+    return Approval(
+        fingerprint=fields.hexadecimal("key", HashAlgorithm.SHA256.size),
+        sealed=fields.hexadecimal("sealed", HashAlgorithm.SHA256.size),
+        rollback=_rollback(fields.fields("rollback")) if "rollback" in fields.values else None,
+    )
+
+
+def _rollback(fields: Fields) -> Rollback:
+    rollback = Rollback(counter=fields.number("counter"), release=fields.number("release"))
+    fields.finish()
+    # Handles of NV indexes begin with this octet. Spec: TPM 2.0 Library part 2 section 7.2.
+    if rollback.counter >> 24 != 1:
+        what = f"'counter' is {rollback.counter:#x}, expected 0x01000000 to 0x01ffffff"
+        raise FormatError(fields.source, what)
+    if not rollback.release:
+        raise FormatError(fields.source, "'release' is 0, which no counter is above")
+    return rollback
+
+
+def _registers(fields: Fields) -> tuple[int, ...]:
+    items = fields.items("registers")
+    found = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+    if not items or list(found) != items or list(found) != sorted(set(found) & set(range(PCR_COUNT))):
+        what = f"'registers' is not a list of numbers from 0 to {PCR_COUNT - 1}, ascending, each once"
+        raise FormatError(fields.source, what)
+    return found
+
+
+def _machine_policy(fields: Fields) -> MachinePolicy:
+    name = fields.text("machine")
+    if "digest" in fields.values:
+        digest = fields.hexadecimal("digest", HashAlgorithm.SHA256.size)
+        policy = MachinePolicy(machine=name, digest=digest)
+    else:
+        policy = MachinePolicy(machine=name, digest=None, reason=fields.text("reason"))
+    fields.finish()
+    return policy
+
+
+def _check_unlock(policy: UnlockPolicy, machines: tuple[GoldenMachine, ...], source: str) -> None:
+    """Every machine must be there, in order, and a digest must follow from the machine's registers."""
+    names = [machine.name for machine in machines]
+    if [item.machine for item in policy.machines] != names:
+        raise FormatError(source, "its machines are not those of the manifest")
+    rollback = policy.approval.rollback if policy.approval else None
+    for item, machine in zip(policy.machines, machines, strict=True):
+        if item.digest is None:
+            continue
+        try:
+            digest = boot_digest(machine.value, policy.registers, bank=policy.bank, rollback=rollback)
+        except MeasureError as error:
+            raise FormatError(source, f"{item.machine} has a digest, but {error}") from None
+        if digest != item.digest:
+            what = f"digest of {item.machine} is {item.digest.hex()}, its registers lead to {digest.hex()}"
+            raise FormatError(source, what)
 
 
 def _artefact(fields: Fields) -> Artefact:

@@ -28,6 +28,20 @@ _LINE = re.compile(rb"([1-9][0-9]{0,5}) ([a-z0-9-]{1,32}) ([A-Za-z0-9+/]{2,96}={
 _END = re.compile(rb"END ([0-9]{1,6}) ([0-9a-f]{64})")
 _PCR = re.compile(r"(sha1|sha256|sha384|sha512) ([0-9]{1,2}) ([0-9A-Fa-f]{40,128})")
 
+_VOLUME = re.compile(
+    r'\{"volume":"([a-z0-9_-]{1,32})","provider":"([a-z0-9-]{0,64})","result":"([a-z-]{1,32})","ms":([0-9]{1,9})\}'
+)
+
+
+@dataclass(frozen=True)
+class OpenedVolume:
+    """What the unlock driver wrote down: who gave the key, ``opened`` or ``formatted``, how long it took."""
+
+    volume: str
+    provider: str
+    result: str
+    milliseconds: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class BootReport:
@@ -37,11 +51,13 @@ class BootReport:
         facts: ``key=value`` lines by key.
         failed_units: names of systemd units that failed.
         observation: register values and logged events.
+        volumes: encrypted volumes, in the order of their names.
     """
 
     facts: Mapping[str, str]
     failed_units: tuple[str, ...]
     observation: Observation
+    volumes: tuple[OpenedVolume, ...] = ()
 
 
 def is_complete(console: bytes) -> bool:
@@ -70,6 +86,7 @@ def parse_report(console: bytes, source: str) -> BootReport:
         facts=facts,
         failed_units=tuple(escape(unit) for unit in units),
         observation=Observation(values=_values(items.get("pcrs", b""), source), steps=tuple(steps)),
+        volumes=tuple(_volumes(items.get("unlock", b""), source)),
     )
 
 
@@ -151,6 +168,14 @@ def _values(data: bytes, source: str) -> dict[tuple[str, HashAlgorithm], bytes]:
             raise FormatError(source, f"item 'pcrs' of the boot report has {key[0]} twice")
         values[key] = bytes.fromhex(match[3])
     return values
+
+
+def _volumes(data: bytes, source: str) -> Iterator[OpenedVolume]:
+    for line in _text(data, "unlock", source).splitlines():
+        match = _VOLUME.fullmatch(line)
+        if match is None:
+            raise FormatError(source, f"item 'unlock' of the boot report has the line {line[:60]!r}")
+        yield OpenedVolume(match[1], match[2], match[3], int(match[4]))
 
 
 def _text(data: bytes, item: str, source: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..measure.trace import Established, HashAlgorithm
 from ..units import format_size
 from .manifest import GoldenManifest, RegisterRow
+from .unlock import UnlockPolicy
 
 BOLD, DIM, GREEN, YELLOW, PLAIN = "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[0m"
 COLOURS = {
@@ -30,7 +31,10 @@ def render(manifest: GoldenManifest, *, colour: bool, algorithm: HashAlgorithm =
         f"  {artefact.name:<{width}}  {format_size(artefact.size):>10}  {artefact.sha256}"
         for artefact in manifest.artefacts
     ]
-    lines += ["", *_registers(manifest, algorithm, paint), "", *_machines(manifest, paint), ""]
+    lines += ["", *_registers(manifest, algorithm, paint), ""]
+    if manifest.unlock:
+        lines += [*_unlock(manifest, paint), ""]
+    lines += [*_machines(manifest, paint), ""]
     return "\n".join(lines) + "\n"
 
 
@@ -84,6 +88,37 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _unlock(manifest: GoldenManifest, paint: _Paint) -> list[str]:
+    """A line for each digest that a TPM demands, with the machines whose boots lead to it."""
+    rows = [row for policy in manifest.unlock for row in _policy_rows(policy)]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [paint(DIM, f"  {'unlock policy':<{width}}  {'sha256':<64}  of")]
+    return lines + [f"  {name:<{width}}  {digest:<64}  {what}" for name, digest, what in rows]
+
+
+def _policy_rows(policy: UnlockPolicy) -> list[tuple[str, str, str]]:
+    """Name, digest and meaning; a machine without a digest has its reason in the manifest."""
+    name = f"{policy.volume} {policy.provider}"
+    groups: dict[bytes, list[int]] = {}
+    for number, item in enumerate(policy.machines, 1):
+        if item.digest is not None:
+            groups.setdefault(item.digest, []).append(number)
+    approval = policy.approval
+    rows = []
+    if approval is not None:
+        key = f"whatever key {approval.fingerprint.hex()[:16]} has signed"
+        rows.append((f"{name} sealed", approval.sealed.hex(), key))
+    kind = "sealed" if approval is None else "signed"
+    release = ""
+    if approval is not None and approval.rollback is not None:
+        release = f", counter {approval.rollback.counter:#010x} at most {approval.rollback.release}"
+    registers = ",".join(map(str, policy.registers))
+    for digest, numbers in groups.items():
+        what = f"PCR {registers} at {policy.phase}{release}, machines {ranges(numbers)}"
+        rows.append((f"{name} {kind}", digest.hex(), what))
+    return rows or [(name, "", "no machine's boot is known to open it")]
 
 
 def _machines(manifest: GoldenManifest, paint: _Paint) -> list[str]:

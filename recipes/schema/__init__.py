@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import Problem, SpecError
 from .common import Architecture, Buildable, DebianSpec, Profile
+from .converted import BaseSpec, ConvertedImage, ConvertedRecipe, RootSpec, load_converted
 from .cvm import (
     DataSpec,
     DiskFormat,
@@ -34,10 +35,14 @@ __all__ = [
     "FIRMWARES",
     "ApplicationSpec",
     "Architecture",
+    "BaseSpec",
     "Buildable",
+    "ConvertedImage",
+    "ConvertedRecipe",
     "DataSpec",
     "DebianSpec",
     "DiskFormat",
+    "DiskImage",
     "Image",
     "InitramfsSpec",
     "KernelRecipe",
@@ -50,14 +55,20 @@ __all__ = [
     "RealmRecipe",
     "RealmSpec",
     "Recipe",
+    "RootSpec",
     "RootfsSpec",
     "SharedKernel",
     "TpmPolicy",
+    "load_converted",
     "load_image",
     "load_kernel",
     "load_project",
     "load_realm",
 ]
+
+
+# What boots from a disk of its own by UEFI.
+DiskImage = Image | ConvertedImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,7 @@ class Project:
     kernels: tuple[SharedKernel, ...]
     images: tuple[Image, ...]
     realms: tuple[RealmImage, ...]
+    converted: tuple[ConvertedImage, ...] = ()
 
     def kernel(self, name: str) -> SharedKernel:
         """The shared kernel of a name that a recipe's check has found."""
@@ -83,6 +95,7 @@ def load_project(root: Path) -> Project:
     kernels: list[SharedKernel] = []
     images: list[Image] = []
     realms: list[RealmImage] = []
+    converted: list[ConvertedImage] = []
     kernel_paths = sorted((root / "recipes" / "kernels").glob("*.yaml"))
     known = tuple(path.stem for path in kernel_paths)
     for path in kernel_paths:
@@ -94,13 +107,17 @@ def load_project(root: Path) -> Project:
                 raise SpecError(
                     [Problem(path.name, 1, 1, f"there is a kernel called {path.stem}; rename one")]
                 )
-            if is_realm(path):
+            if is_converted(path):
+                converted.append(load_converted(path, root))
+            elif is_realm(path):
                 realms.append(load_realm(path, root, known))
             else:
                 images.append(load_image(path, root))
     if problems:
         raise SpecError(problems)
-    return Project(kernels=tuple(kernels), images=tuple(images), realms=tuple(realms))
+    return Project(
+        kernels=tuple(kernels), images=tuple(images), realms=tuple(realms), converted=tuple(converted)
+    )
 
 
 # What only a realm's recipe says, so that one with a mistake elsewhere is still read as one.
@@ -108,12 +125,23 @@ _REALM = re.compile(
     r"^(realm|applications|stability)[ \t]*:|^architecture[ \t]*:[ \t]*aarch64\b|\bvmm[ \t]*:[ \t]*kvmtool\b",
     re.MULTILINE,
 )
+# Likewise of an image that is made of a base image, and of no other.
+_CONVERTED = re.compile(r"^base[ \t]*:", re.MULTILINE)
 
 
 def is_realm(path: Path) -> bool:
     """Whether a recipe is a realm's; its reader complains about what cannot be read."""
+    return _says(path, _REALM)
+
+
+def is_converted(path: Path) -> bool:
+    """Whether a recipe is of an image made of a base image; likewise."""
+    return _says(path, _CONVERTED)
+
+
+def _says(path: Path, pattern: re.Pattern[str]) -> bool:
     try:
-        return _REALM.search(path.read_text(encoding="utf-8")) is not None
+        return pattern.search(path.read_text(encoding="utf-8")) is not None
     except (OSError, UnicodeDecodeError):
         return False
 

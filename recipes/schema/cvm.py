@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from ..errors import suggestion
 from ..machine import QemuMachine
@@ -27,10 +27,23 @@ from .common import (
     read_recipe,
 )
 from .machines import MachineSpec, add_machines
+from .volumes import FormatPolicy, UnlockSpec, VolumeIntegrity, check_seconds, check_unlock
 
 UnitName = Annotated[
     str, Text(r"[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|mount|target|path|swap)", "nginx.service")
 ]
+
+
+Network = Annotated[
+    str,
+    Text(r"none|dhcp|[0-9a-f.:]+/[0-9]{1,3}(,[0-9a-f.:]+)?", "dhcp, or 10.0.2.15/24,10.0.2.2"),
+]
+# cc1, as and ld, and what C programs for the initramfs include and link: those of Debian 13.
+TOOLCHAIN = (
+    *("binutils-x86-64-linux-gnu", "cpp-14-x86-64-linux-gnu", "libbinutils", "libc6", "libc6-dev", "libctf0"),
+    *("libgcc-14-dev", "libgmp10", "libisl23", "libjansson4", "libmpc3", "libmpfr6", "libsframe1"),
+    *("libssl-dev", "libssl3t64", "libzstd1", "linux-libc-dev", "zlib1g"),
+)
 
 
 class OnFailure(Enum):
@@ -47,12 +60,6 @@ class TpmPolicy(Enum):
 
     REQUIRED = "required"
     IF_PRESENT = "if-present"
-
-
-class FormatPolicy(Enum):
-    """When the initramfs may format the data partition."""
-
-    ALWAYS = "always"
 
 
 class Filesystem(Enum):
@@ -77,7 +84,12 @@ class KernelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class InitramfsSpec:
-    """The initramfs: packages its programs come from, kernel modules, and what it does on failure."""
+    """The initramfs: packages its programs come from, kernel modules, and what it does on failure.
+
+    Attributes:
+        network: ``none``, ``dhcp``, or an address with its prefix and, behind a comma, a gateway.
+        toolchain: packages of the compiler that makes our own helpers.
+    """
 
     packages: tuple[PackageName, ...]
     modules: tuple[ModuleName, ...]
@@ -85,6 +97,8 @@ class InitramfsSpec:
     tpm: TpmPolicy = TpmPolicy.REQUIRED
     device_timeout: int = 30
     compression_level: int = 3
+    network: Network = "none"
+    toolchain: tuple[PackageName, ...] = TOOLCHAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +116,13 @@ class RootfsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSpec:
+class DataSpec(UnlockSpec):
     """The encrypted data partition, mounted on /var."""
 
     size: Annotated[int, Size]
-    unlock: tuple[Word, ...]
     filesystem: Filesystem = Filesystem.EXT4
-    format: FormatPolicy = FormatPolicy.ALWAYS
-    timeout: int = 60
+    format: FormatPolicy = FormatPolicy.IF_BLANK
+    integrity: VolumeIntegrity = VolumeIntegrity.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +157,34 @@ class Recipe:
     version: Annotated[str, Text(r"[0-9A-Za-z.+~-]+", "1.0")] = "0"
 
 
+class CommandLine(Protocol):
+    """A kernel of any origin."""
+
+    @property
+    def cmdline(self) -> str:
+        """What is added to its command line."""
+
+
+class BootRecipe(Protocol):
+    """What every recipe says of an image that boots from a disk."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The processor it is for."""
+
+    @property
+    def profile(self) -> Profile:
+        """Release or development."""
+
+    @property
+    def kernel(self) -> CommandLine:
+        """The kernel."""
+
+    @property
+    def initramfs(self) -> InitramfsSpec:
+        """The initramfs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image(Buildable):
     """A confidential VM's recipe that passed every check, with its machines."""
@@ -166,9 +207,15 @@ def load_image(path: Path, root: Path) -> Image:
     recipe, marks = read_recipe(path, root, Recipe)
     machines: list[QemuMachine] = []
     attempt(marks, check_name, path.stem)
-    for check in (_check_root_packages, _check_sizes, _check_initramfs, _check_cmdline, _check_architecture):
+    for check in (
+        _check_root_packages,
+        _check_sizes,
+        check_initramfs,
+        check_kernel_cmdline,
+        check_architecture,
+    ):
         attempt(marks, check, recipe)
-    for search in (_check_overlays, _check_providers):
+    for search in (_check_overlays, _check_volume):
         attempt(marks, search, recipe, root)
     for index, spec in enumerate(recipe.machines or ()):
         attempt(marks, add_machines, spec, index, machines)
@@ -176,7 +223,8 @@ def load_image(path: Path, root: Path) -> Image:
     return Image(name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places)
 
 
-def _check_architecture(marks: Marks, recipe: Recipe) -> None:
+def check_architecture(marks: Marks, recipe: BootRecipe) -> None:
+    """Notes an architecture that no disk image is made for."""
     if recipe.architecture is not Architecture.X86_64:
         what = f"architecture {recipe.architecture.value} is for realms; a disk image is x86_64"
         marks.add(("architecture",), what)
@@ -195,12 +243,8 @@ def _check_overlays(marks: Marks, recipe: Recipe, root: Path) -> None:
             marks.add(("rootfs", "overlays", index), what)
 
 
-def _check_providers(marks: Marks, recipe: Recipe, root: Path) -> None:
-    providers = [path.name for path in (root / "initrd" / "unlock.d").iterdir() if path.is_file()]
-    for index, name in enumerate(recipe.data.unlock):
-        if name not in providers:
-            what = f"there is no provider initrd/unlock.d/{name}{suggestion(name, providers)}"
-            marks.add(("data", "unlock", index), what)
+def _check_volume(marks: Marks, recipe: Recipe, root: Path) -> None:
+    check_unlock(marks, ("data",), recipe.data, root)
 
 
 def _check_sizes(marks: Marks, recipe: Recipe) -> None:
@@ -209,25 +253,21 @@ def _check_sizes(marks: Marks, recipe: Recipe) -> None:
         marks.add(("disk", "esp_size"), what)
     if recipe.data.size % MIB or recipe.data.size < 16 * MIB:
         marks.add(("data", "size"), "data.size must be whole MiB and at least 16MiB")
-    _check_seconds(("data", "timeout"), recipe.data.timeout, marks)
 
 
-def _check_initramfs(marks: Marks, recipe: Recipe) -> None:
+def check_initramfs(marks: Marks, recipe: BootRecipe) -> None:
+    """Notes what no initramfs can be made of."""
     if recipe.initramfs.on_failure is OnFailure.SHELL and recipe.profile is Profile.RELEASE:
         marks.add(
             ("initramfs", "on_failure"), "a release never gives a shell; use panic, or set profile: dev"
         )
     if not 1 <= recipe.initramfs.compression_level <= 19:
         marks.add(("initramfs", "compression_level"), "initramfs.compression_level must be 1 to 19")
-    _check_seconds(("initramfs", "device_timeout"), recipe.initramfs.device_timeout, marks)
+    check_seconds(marks, ("initramfs", "device_timeout"), recipe.initramfs.device_timeout)
 
 
-def _check_seconds(place: tuple[str, str], value: int, marks: Marks) -> None:
-    if not 1 <= value <= 3600:
-        marks.add(place, f"{'.'.join(place)}: {value} is not 1 to 3600 seconds")
-
-
-def _check_cmdline(marks: Marks, recipe: Recipe) -> None:
+def check_kernel_cmdline(marks: Marks, recipe: BootRecipe) -> None:
+    """Notes words that are the build's to write, and what no kernel takes."""
     for word in recipe.kernel.cmdline.split():
         if re.match(r"(roothash|init|rdinit|root|initrd)=", word):
             marks.add(("kernel", "cmdline"), f"{word!r} is not yours to set: the build writes it")

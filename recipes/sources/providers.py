@@ -1,7 +1,8 @@
 """Unlock providers: what each one says about itself in the comment lines at its top.
 
-``#: key value`` lines stand directly below the first line of a provider. The builder learns from them what
-the provider needs in the initramfs; the driver learns from the builder how to use its key.
+``#: key value`` lines stand directly below the first line of a provider, every key once and with ``none`` for
+nothing. The builder learns from them what the provider needs in the initramfs, which volumes it can open and
+which measured registers its answer depends on.
 """
 
 from __future__ import annotations
@@ -11,10 +12,46 @@ from dataclasses import dataclass
 
 from ..errors import SpecError
 
-KINDS = ("volume-key", "passphrase")
-_KEYS = ("summary", "kind", "modules", "binaries", "network", "registers", "profile")
-_VALUES = {"kind": KINDS, "network": ("yes", "no"), "profile": ("any", "dev")}
+PASSPHRASE, VOLUME_KEY = "passphrase", "volume-key"
+KINDS = (PASSPHRASE, VOLUME_KEY)
+# Registers that a recipe names: what they are stands in the volume's options.
+OPTION_REGISTERS = "options"
+_KEYS = (
+    *("summary", "kinds", "formats", "remembers", "modules", "binaries", "helpers", "files"),
+    *("network", "registers", "profile"),
+)
+_VALUES = {
+    "formats": ("yes", "no"),
+    "remembers": ("yes", "no"),
+    "network": ("yes", "no"),
+    "profile": ("any", "dev"),
+}
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+FILE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What the words of a list look like, and an example of one."""
+
+    pattern: re.Pattern[str]
+    example: str
+
+
+_LISTS = {
+    "kinds": _Words(re.compile("|".join(KINDS)), " or ".join(KINDS)),
+    "modules": _Words(re.compile(r"[A-Za-z0-9_-]+"), "a module's name such as dm-crypt"),
+    "binaries": _Words(
+        re.compile(r"usr(/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*)+"), "a path such as usr/sbin/cryptsetup"
+    ),
+    "helpers": _Words(_NAME, "a helper's name such as tpm2"),
+    "files": _Words(FILE_NAME, "a file's name such as tpm2.pub"),
+    "registers": _Words(
+        # TCG PC Client Platform TPM Profile 1.05 section 4.6: PCRs 0 to 23. SHA-1 protects nothing any more.
+        re.compile(rf"sha(?:256|384|512):(?:1?[0-9]|2[0-3])|{OPTION_REGISTERS}"),
+        f"a register such as sha256:11, or {OPTION_REGISTERS}",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +60,30 @@ class Provider:
 
     Attributes:
         script: its content, as it goes into the initramfs.
-        kind: ``volume-key`` goes straight into a dm-crypt table, ``passphrase`` opens a header.
+        kinds: what it can give: ``volume-key`` goes straight into a dm-crypt table, ``passphrase`` opens the
+            key slot of a LUKS2 header.
+        formats: it can give the key of a volume that is about to be made.
+        remembers: it knows which volume was formatted, and so a wiped disk or another one from that volume.
         modules: kernel modules, by name.
         binaries: tree paths of programs.
+        helpers: compiled helpers of ``initrd/helpers``, by name.
+        files: what it wants in ``/etc/unlock/<volume>.d``.
         network: it needs the network to be up.
-        registers: measured registers its answer depends on, such as ``sha256:11``; golden values need them.
+        registers: measured registers its answer depends on, such as ``sha256:11``, or ``options`` for those
+            that the recipe names; golden values need them.
         development: allowed in images of profile dev only.
     """
 
     name: str
     script: bytes
     summary: str
-    kind: str
+    kinds: tuple[str, ...]
+    formats: bool = False
+    remembers: bool = False
     modules: tuple[str, ...] = ()
     binaries: tuple[str, ...] = ()
+    helpers: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     network: bool = False
     registers: tuple[str, ...] = ()
     development: bool = False
@@ -48,11 +95,10 @@ def read_provider(name: str, script: bytes) -> Provider:
     Raises:
         SpecError: the header has an unknown, doubled, missing or malformed line.
     """
-    where = f"initrd/unlock.d/{name}"
     if not _NAME.fullmatch(name):
-        raise SpecError(
-            f"{where}: {name!r} is not a provider's name; use lower-case letters, digits and hyphens"
-        )
+        what = f"{name!r} is not a provider's name"
+        raise SpecError(f"initrd/unlock.d: {what}; use lower-case letters, digits and hyphens")
+    where = f"initrd/unlock.d/{name}"
     if not script.startswith(b"#!"):
         raise SpecError(f"{where}: has no interpreter line; begin it with #!/bin/sh")
     values = _header(script, where)
@@ -62,16 +108,22 @@ def read_provider(name: str, script: bytes) -> Provider:
     for key, allowed in _VALUES.items():
         if values[key] not in allowed:
             raise SpecError(f"{where}: {key} is {values[key]!r}; write one of {', '.join(allowed)}")
-    registers = () if values["registers"] == "none" else tuple(values["registers"].split())
+    lists = {key: _words(values[key], key, where) for key in _LISTS}
+    if not lists["kinds"]:
+        raise SpecError(f"{where}: kinds is 'none'; write {_LISTS['kinds'].example}, or both")
     return Provider(
         name=name,
         script=script,
         summary=values["summary"],
-        kind=values["kind"],
-        modules=_words(values["modules"]),
-        binaries=_words(values["binaries"]),
+        kinds=lists["kinds"],
+        formats=values["formats"] == "yes",
+        remembers=values["remembers"] == "yes",
+        modules=lists["modules"],
+        binaries=lists["binaries"],
+        helpers=lists["helpers"],
+        files=lists["files"],
         network=values["network"] == "yes",
-        registers=registers,
+        registers=lists["registers"],
         development=values["profile"] == "dev",
     )
 
@@ -81,8 +133,10 @@ def _header(script: bytes, where: str) -> dict[str, str]:
     for number, line in enumerate(script.split(b"\n")[1:], start=2):
         if not line.startswith(b"#:"):
             break
-        if not line.isascii():
-            raise SpecError(f"{where}:{number}: a header line is plain ASCII; replace the other characters")
+        if not all(0x20 <= byte < 0x7F for byte in line):
+            raise SpecError(
+                f"{where}:{number}: a header line is printable ASCII; replace the other characters"
+            )
         key, _, value = line[2:].decode("ascii").strip().partition(" ")
         if key not in _KEYS:
             raise SpecError(f"{where}:{number}: unknown key {key!r}; known are {', '.join(_KEYS)}")
@@ -93,5 +147,16 @@ def _header(script: bytes, where: str) -> dict[str, str]:
     return values
 
 
-def _words(value: str) -> tuple[str, ...]:
-    return () if value == "none" else tuple(value.split())
+def _words(value: str, key: str, where: str) -> tuple[str, ...]:
+    words = value.split()
+    if words == ["none"]:
+        return ()
+    lonely = ("none", OPTION_REGISTERS) if key == "registers" else ("none",)
+    for index, word in enumerate(words):
+        if word in lonely and len(words) > 1:
+            raise SpecError(f"{where}: {key}: {word} is there with others; write it alone, or leave it out")
+        if not _LISTS[key].pattern.fullmatch(word):
+            raise SpecError(f"{where}: {key}: {word!r} is not {_LISTS[key].example}; write that")
+        if word in words[:index]:
+            raise SpecError(f"{where}: {key}: {word} is there twice; write it once")
+    return tuple(words)

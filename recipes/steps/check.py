@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from doit.exceptions import TaskFailed
 
 from ..errors import ImageError, SpecError, ToolError
-from ..schema import Image
+from ..schema import DiskImage
 from . import golden
 from .run import pick
 from .task import OUT, Task, say, write_text
@@ -56,7 +56,7 @@ class Proof:
         return self.comparison.equal and self.report.facts.get("state") == "running"
 
 
-def task(image: Image) -> Task:
+def task(image: DiskImage) -> Task:
     """The doit task: every TCG machine of the recipe, or those named by ``--machine``."""
     parameter = {
         "name": "machine",
@@ -77,7 +77,7 @@ def task(image: Image) -> Task:
     }
 
 
-def check(image: Image, machine: Sequence[str]) -> TaskFailed | None:
+def check(image: DiskImage, machine: Sequence[str]) -> TaskFailed | None:
     """Boots the machines, prints the table and writes ``check.json``; fails on any difference.
 
     A machine that does not come up is a failure of its own and hides nothing that the others show. An older
@@ -99,7 +99,7 @@ def check(image: Image, machine: Sequence[str]) -> TaskFailed | None:
     return TaskFailed("\n".join(complaints)) if complaints else None
 
 
-def _expected(image: Image, names: Sequence[str]) -> list[GoldenMachine]:
+def _expected(image: DiskImage, names: Sequence[str]) -> list[GoldenMachine]:
     """The golden entries of the machines to boot."""
     from ..golden import manifest_reader
 
@@ -123,7 +123,7 @@ class NoProof:
     message: str
 
 
-def _attempt_all(image: Image, expected: Sequence[GoldenMachine]) -> list[Proof | NoProof]:
+def _attempt_all(image: DiskImage, expected: Sequence[GoldenMachine]) -> list[Proof | NoProof]:
     """Boots the machines; when this process is told to stop, all are ended."""
     stop = threading.Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -138,14 +138,14 @@ def _attempt_all(image: Image, expected: Sequence[GoldenMachine]) -> list[Proof 
             pool.shutdown(cancel_futures=True)
 
 
-def _attempt(image: Image, expected: GoldenMachine, stop: threading.Event) -> Proof | NoProof:
+def _attempt(image: DiskImage, expected: GoldenMachine, stop: threading.Event) -> Proof | NoProof:
     try:
         return prove(image, expected, stop=stop)
     except ImageError as error:
         return NoProof(expected.name, str(error))
 
 
-def prove(image: Image, expected: GoldenMachine, *, stop: threading.Event | None = None) -> Proof:
+def prove(image: DiskImage, expected: GoldenMachine, *, stop: threading.Event | None = None) -> Proof:
     """Boots one machine and compares.
 
     Args:
@@ -279,7 +279,7 @@ def _complaints(outcome: Proof | NoProof) -> list[str]:
     return lines
 
 
-def _json(image: Image, outcomes: Sequence[Proof | NoProof]) -> dict[str, Any]:
+def _json(image: DiskImage, outcomes: Sequence[Proof | NoProof]) -> dict[str, Any]:
     return {"schema": 1, "image": image.name, "machines": [_outcome_json(outcome) for outcome in outcomes]}
 
 

@@ -14,7 +14,8 @@ from .digests import ROOT
 from .task import Task
 
 # What boot tests start.
-TESTED_IMAGE, TESTED_REALM = "debian-cvm", "islet-realm"
+TESTED_IMAGE, TESTED_TPM, TESTED_REALM = "debian-cvm", "debian-tpm2", "islet-realm"
+TESTED_CONVERSION = "jindisk-style"
 PARAMETERS = [{"name": "arguments", "short": "k", "type": str, "default": "", "help": "pytest -k expression"}]
 
 
@@ -23,7 +24,7 @@ def tasks() -> Iterator[Task]:
     yield {
         "basename": "test",
         "doc": "run all tests: unit, vectors, tool, house and boot",
-        "task_dep": [TESTED_IMAGE, TESTED_REALM],
+        "task_dep": [TESTED_IMAGE, TESTED_TPM, TESTED_REALM, TESTED_CONVERSION],
         "actions": [(test,)],
         "params": PARAMETERS,
         "verbosity": 2,

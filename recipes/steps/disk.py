@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 from uuid import UUID
 
-from ..schema import Image
-from ..units import SECTOR_SIZE
+from ..schema import DiskImage, Image
 from . import rootfs, uki, verity
+from .layout import Part, write_disk
 from .packages import resolved_lock
-from .private_keys import own_keys
 from .seeds import data_partition, derived_uuid
 from .task import OUT, Step
 
-if TYPE_CHECKING:
-    from ..formats.gpt import PartitionTable
-    from ..formats.tree import FilePayload
 
-CHUNK = 1 << 18
-
-
-def raw_disk(image: Image) -> Path:
+def raw_disk(image: DiskImage) -> Path:
     """Path of the raw disk."""
     return OUT / image.name / "disk.raw"
 
@@ -71,68 +62,27 @@ def build(
     esp_guid: str,
     data_guid: str,
 ) -> None:
-    """Writes the disk, sparse where it is zero."""
-    from ..formats import fat, gpt
-    from ..formats.tree import FilePayload
+    """Writes the disk, sparse where it is zero; the data partition has no content yet."""
+    from ..formats.gpt import TYPE_LINUX_GENERIC, TYPE_ROOT_VERITY_X86_64, TYPE_ROOT_X86_64, PartitionPlan
     from ..sources import lock as locks
-    from .boot_inputs import BOOT_PATH
 
     known = verity.read_facts(facts)
-    plans = (
-        ("esp", gpt.TYPE_ESP, UUID(esp_guid), esp_size),
-        ("root", gpt.TYPE_ROOT_X86_64, known.data_partition, root.stat().st_size),
-        ("root-verity", gpt.TYPE_ROOT_VERITY_X86_64, known.hash_partition, tree.stat().st_size),
-        ("data", gpt.TYPE_LINUX_GENERIC, UUID(data_guid), data_size),
+    sizes = root.stat().st_size, tree.stat().st_size
+
+    def plan(name: str, kind: UUID, guid: UUID, size: int) -> PartitionPlan:
+        return PartitionPlan(name=name, type_guid=kind, guid=guid, size=size)
+
+    parts = [
+        Part(plan("root", TYPE_ROOT_X86_64, known.data_partition, sizes[0]), root),
+        Part(plan("root-verity", TYPE_ROOT_VERITY_X86_64, known.hash_partition, sizes[1]), tree),
+        Part(plan("data", TYPE_LINUX_GENERIC, UUID(data_guid), data_size)),
+    ]
+    write_disk(
+        target,
+        boot_program=boot_program,
+        esp_size=esp_size,
+        esp_guid=UUID(esp_guid),
+        disk_guid=UUID(disk_guid),
+        parts=parts,
+        epoch=locks.load(lock).epoch,
     )
-    table = gpt.lay_out(
-        UUID(disk_guid),
-        [
-            gpt.PartitionPlan(name=name, type_guid=kind, guid=guid, size=size)
-            for name, kind, guid, size in plans
-        ],
-    )
-    files = {BOOT_PATH: FilePayload(boot_program, 0, boot_program.stat().st_size)}
-    _refuse_secrets(files)
-    with tempfile.TemporaryFile(dir=target.parent) as esp, root.open("rb") as data, tree.open("rb") as hashes:
-        fat.write(
-            esp,
-            size=esp_size,
-            volume_id=UUID(esp_guid).fields[0],
-            label="ESP",
-            epoch=locks.load(lock).epoch,
-            files=files,
-        )
-        _write_disk(target, table, (esp, data, hashes))
-
-
-def _refuse_secrets(files: dict[str, FilePayload]) -> None:
-    """The EFI system partition is plain text to the host: stops if anything in it should not be."""
-    from ..formats.tree import FileTree, Node, NodeType
-    from ..sources.secrets import refuse_secrets
-
-    tree = FileTree()
-    for path, payload in files.items():
-        tree[path] = Node(type=NodeType.FILE, mode=0o644, payload=payload, source="the recipe")
-    refuse_secrets(tree, "EFI system partition", own_keys())
-
-
-def _write_disk(target: Path, table: PartitionTable, contents: tuple[IO[bytes], ...]) -> None:
-    """The last partition, data, has no content: it stays a hole."""
-    with target.open("wb") as out:
-        out.truncate(table.sectors * SECTOR_SIZE)
-        out.write(table.primary())
-        for partition, content in zip(table.partitions, contents, strict=False):
-            _copy_sparse(content, out, partition.offset)
-        backup = table.backup()
-        out.seek(table.sectors * SECTOR_SIZE - len(backup))
-        out.write(backup)
-
-
-def _copy_sparse(content: IO[bytes], out: IO[bytes], offset: int) -> None:
-    """Copies in pieces, leaving pieces that are all zero as holes."""
-    content.seek(0)
-    while piece := content.read(CHUNK):
-        if piece.count(0) != len(piece):
-            out.seek(offset)
-            out.write(piece)
-        offset += len(piece)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from ..errors import SpecError
 from ..machine import UefiFirmware
-from ..schema import Image
+from ..schema import DiskImage
 from . import keys
 from .packages import resolved_lock
 from .seeds import derived_uuid
@@ -15,24 +15,24 @@ from .task import OUT, Step
 from .unpack import unpacked
 
 
-def firmware_files(image: Image) -> tuple[str, ...]:
+def firmware_files(image: DiskImage) -> tuple[str, ...]:
     """Names of the firmware files that the image's machines use, each once."""
     names = {name for machine in image.machines for name in (machine.firmware.code, machine.firmware.vars)}
     return tuple(sorted(names))
 
 
-def code_path(image: Image, firmware: UefiFirmware) -> Path:
+def code_path(image: DiskImage, firmware: UefiFirmware) -> Path:
     """Path of a firmware's code flash."""
     return OUT / image.name / "firmware" / firmware.code
 
 
-def variables_path(image: Image, firmware: UefiFirmware) -> Path:
+def variables_path(image: DiskImage, firmware: UefiFirmware) -> Path:
     """Path of the variable store a machine starts with: the package's, or ours with keys enrolled."""
     folder = OUT / image.name / "firmware"
     return folder / (f"secure-boot.{firmware.vars}" if firmware.secure_boot else firmware.vars)
 
 
-def steps(image: Image) -> tuple[Step, ...]:
+def steps(image: DiskImage) -> tuple[Step, ...]:
     """The step that unpacks firmware, and the one that enrols keys where a machine wants Secure Boot."""
     folder = OUT / image.name / "firmware"
     unpack = Step(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..schema import Image, Project, RealmImage, SharedKernel
+from ..schema import ConvertedImage, DiskImage, Image, Project, RealmImage, SharedKernel
 from . import (
+    broker_keys,
     check,
     develop,
     disk,
     firmware,
     golden,
+    helpers,
     initramfs,
     kernel,
     keys,
@@ -20,9 +22,13 @@ from . import (
     run,
     summary,
     uki,
+    unlock_keys,
     update,
     verity,
 )
+from .convert import base, encrypt, root
+from .convert import disk as converted_disk
+from .convert import keys as converted_keys
 from .realm import applications, provision, stability
 from .realm import golden as realm_golden
 from .realm import initramfs as realm_initramfs
@@ -36,7 +42,11 @@ HEADERS = {
     "packages": "download locked packages and check each against the lock",
     "kernel": "take kernels out of their packages",
     "rootfs": "make root file systems (EROFS)",
+    "base": "assemble base images of packages",
+    "convert": "copy the roots of base images and edit them in an appliance, once",
+    "encrypt": "encrypt root file systems (LUKS2)",
     "verity": "hash root file systems for dm-verity",
+    "helpers": "compile the initramfs' C programs with a compiler from locked packages",
     "initramfs": "make initramfs archives with the unlock driver",
     "uki": "assemble and sign Unified Kernel Images",
     "firmware": "take firmware out of its package",
@@ -53,7 +63,7 @@ HEADERS = {
 }
 
 # Tasks that run virtual machines or test runners, which must not be left behind.
-START_PROGRAMS = frozenset({"check", "update", "test", "lint", "bench"})
+START_PROGRAMS = frozenset({"check", "convert", "update", "test", "lint", "bench"})
 
 
 def steps(image: Image) -> tuple[Step, ...]:
@@ -63,10 +73,29 @@ def steps(image: Image) -> tuple[Step, ...]:
         kernel.step(image),
         rootfs.step(image),
         verity.step(image),
+        helpers.step(image),
         initramfs.step(image),
         uki.step(image),
         *firmware.steps(image),
         disk.step(image),
+        launch.step(image),
+        golden.step(image),
+    )
+
+
+def converted_steps(image: ConvertedImage) -> tuple[Step, ...]:
+    """The steps that convert, encrypt and measure an image."""
+    return (
+        packages.step(image),
+        *(() if image.recipe.base.is_brought else (base.step(image),)),
+        *(() if image.recipe.kernel.package is None else (kernel.step(image),)),
+        root.step(image),
+        encrypt.step(image),
+        helpers.step(image),
+        initramfs.step(image),
+        uki.step(image),
+        *firmware.steps(image),
+        converted_disk.step(image),
         launch.step(image),
         golden.step(image),
     )
@@ -107,18 +136,18 @@ def _tasks(project: Project) -> Iterator[Task]:
     for basename, doc in HEADERS.items():
         yield {"basename": basename, "name": None, "doc": doc}
     yield keys.task()
+    yield unlock_keys.task()
+    yield broker_keys.task()
     yield realm_keys.task()
     for shared in project.kernels:
         yield packages.step(shared).task()
         yield kernel.step(shared).task()
         yield update.task(shared)
     for image in project.images:
-        built = steps(image)
-        yield from (step.task() for step in built)
-        yield summary.task(image, [step.name for step in built])
-        yield check.task(image)
-        yield run.task(image)
-        yield update.task(image)
+        yield from _disk_tasks(image, steps(image))
+    for converted in project.converted:
+        yield converted_keys.task(converted)
+        yield from _disk_tasks(converted, converted_steps(converted))
     for realm in project.realms:
         shared = project.kernel(realm.recipe.kernel)
         built = realm_steps(realm, shared)
@@ -131,3 +160,12 @@ def _tasks(project: Project) -> Iterator[Task]:
         yield report
         yield update.task(realm)
     yield from develop.tasks()
+
+
+def _disk_tasks(image: DiskImage, built: Sequence[Step]) -> Iterator[Task]:
+    """The tasks of an image that boots from a disk."""
+    yield from (step.task() for step in built)
+    yield summary.task(image, [step.name for step in built])
+    yield check.task(image)
+    yield run.task(image)
+    yield update.task(image)

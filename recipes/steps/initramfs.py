@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-from ..schema import DataSpec, Image, InitramfsSpec, Profile
-from . import kernel
+from ..schema import DiskImage, InitramfsSpec, Profile
+from . import helpers, kernel
 from .archive import write_archive
 from .digests import ROOT
 from .packages import resolved_lock
-from .seeds import data_partition
-from .task import OUT, Step, source_files, tree_fingerprint
+from .task import OUT, Step, tree_fingerprint
 from .unpack import unpacked
+from .volumes import Volume, input_files, read_volume, volumes
+
+if TYPE_CHECKING:
+    from ..sources import initramfs as sources
 
 SCRIPTS = ROOT / "initrd"
-PROVIDERS = SCRIPTS / "unlock.d"
 
 
-def archive(image: Image) -> Path:
+def archive(image: DiskImage) -> Path:
     """Path of the initramfs."""
     return OUT / image.name / "initramfs.cpio.zst"
 
@@ -29,7 +32,7 @@ def scripts() -> tuple[Path, ...]:
     return tuple(sorted(path for path in SCRIPTS.iterdir() if path.is_file()))
 
 
-def kernel_cmdline(image: Image) -> str:
+def kernel_cmdline(image: DiskImage) -> str:
     """The recipe's command line as it comes to the kernel, before the build adds the root hash.
 
     The UKI carries it and the initramfs compares with it, so both take it from here.
@@ -37,8 +40,10 @@ def kernel_cmdline(image: Image) -> str:
     return image.recipe.kernel.cmdline.strip()
 
 
-def step(image: Image) -> Step:
+def step(image: DiskImage) -> Step:
     """The step that makes the initramfs."""
+    opened = volumes(image)
+    files = tuple(dict.fromkeys(path for volume in opened for path in input_files(volume)))
     return Step(
         basename="initramfs",
         image=image,
@@ -47,22 +52,24 @@ def step(image: Image) -> Step:
             resolved_lock(image),
             kernel.package_files(image),
             kernel.kernel_facts(image),
+            helpers.helpers_path(image),
             *scripts(),
-            *source_files(PROVIDERS),
+            # Without a file that a person brings the step itself says what is missing.
+            *(path for path in files if path.is_relative_to(ROOT / "keys") or path.exists()),
         ),
         build=build,
         arguments={
             "lock": resolved_lock(image),
             "kernel_files": kernel.package_files(image),
             "facts": kernel.kernel_facts(image),
+            "programs": helpers.helpers_path(image),
             "architecture": image.recipe.architecture.value,
             "cmdline": kernel_cmdline(image),
             "profile": image.recipe.profile,
             "spec": image.recipe.initramfs,
-            "data": image.recipe.data,
-            "partition": str(data_partition(image)),
+            "opened": opened,
         },
-        fingerprint=tree_fingerprint(*scripts(), PROVIDERS),
+        fingerprint=tree_fingerprint(*scripts()),
         doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
     )
 
@@ -73,46 +80,52 @@ def build(
     lock: Path,
     kernel_files: Path,
     facts: Path,
+    programs: Path,
     architecture: str,
     cmdline: str,
     profile: Profile,
     spec: InitramfsSpec,
-    data: DataSpec,
-    partition: str,
+    opened: Sequence[Volume],
 ) -> None:
     """Writes the initramfs."""
     from ..formats import zstd
     from ..sources import initramfs
     from ..sources import lock as locks
     from ..sources.debs import read_spool
-    from ..sources.providers import read_provider
 
-    providers = tuple(read_provider(name, (PROVIDERS / name).read_bytes()) for name in data.unlock)
-    volume = initramfs.VolumeSpec(
-        name="data",
-        partition_uuid=UUID(partition),
-        providers=providers,
-        filesystem=data.filesystem.value,
-        format_policy=data.format.value,
-        total_timeout=data.timeout,
-        provider_timeout=min(20, data.timeout),
-    )
     wanted = initramfs.InitramfsSpec(
         architecture=architecture,
         kernel_release=kernel.release_of(facts),
         modules=spec.modules,
-        volumes=(volume,),
+        volumes=tuple(read_volume(volume) for volume in opened),
         cmdline=cmdline,
         profile=profile.value,
         on_failure=spec.on_failure.value,
         tpm=spec.tpm.value,
         device_timeout=spec.device_timeout,
+        root="luks2" if any(volume.name == "root" for volume in opened) else "verity",
+        network=spec.network,
     )
     compress = partial(zstd.compress_zstd, level=spec.compression_level)
     with unpacked(lock, "initramfs", target) as (tree, _):
-        texts = {path.name: path.read_bytes() for path in scripts()}
-        result = initramfs.assemble(tree, read_spool(kernel_files, "kernel"), wanted, texts, phase_commands())
-        write_archive(result, target, epoch=locks.load(lock).epoch, compress=compress)
+        result = initramfs.assemble(
+            tree,
+            read_spool(kernel_files, "kernel"),
+            wanted,
+            {path.name: path.read_bytes() for path in scripts()},
+            phase_commands(),
+            compiled(programs, wanted),
+        )
+        allowed = initramfs.secret_paths(wanted)
+        write_archive(result, target, epoch=locks.load(lock).epoch, compress=compress, secret=allowed)
+
+
+def compiled(programs: Path, spec: sources.InitramfsSpec) -> dict[str, bytes]:
+    """The helpers that an initramfs needs, out of the product of the helpers step."""
+    from ..sources.initramfs import helpers_needed
+
+    found = helpers.read_helpers(programs)
+    return {name: found[name] for name in helpers_needed(spec)}
 
 
 def phase_commands() -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ..machine import QemuMachine
-from ..schema import Image
+from ..schema import DiskImage
 from . import disk
 from .digests import ROOT
 from .firmware import code_path, variables_path
@@ -16,12 +16,12 @@ from .templates import render
 TEMPLATE = ROOT / "templates" / "run-qemu.sh.j2"
 
 
-def script_path(image: Image, machine: QemuMachine) -> Path:
+def script_path(image: DiskImage, machine: QemuMachine) -> Path:
     """Path of a machine's launch script."""
     return OUT / image.name / f"run-{machine.name}.sh"
 
 
-def step(image: Image) -> Step:
+def step(image: DiskImage) -> Step:
     """The step that renders the launch scripts."""
     folder = OUT / image.name
     captures = (image.captures_path,) if image.captures_path.exists() else ()

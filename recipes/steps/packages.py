@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schema import Architecture, Buildable, Image, RealmImage, SharedKernel
+from ..schema import Architecture, Buildable, ConvertedImage, Image, RealmImage, SharedKernel
 from ..units import MIB
+from .convert import asking as converted
 from .digests import CACHE, ROOT
 from .task import OUT, Step
 
@@ -67,8 +68,11 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
             ("initramfs", recipe.initramfs.packages, ("initramfs", "packages")),
             ("kernel", (recipe.kernel.package,), ("kernel", "package")),
             ("stub", (recipe.uki.stub,), ("uki", "stub")),
+            ("toolchain", recipe.initramfs.toolchain, ("initramfs", "toolchain")),
             ("firmware", _firmware(image), ("machines", "firmware")),
         )
+    if isinstance(image, ConvertedImage):
+        return converted.asked_for(image)
     if isinstance(image, RealmImage):
         made = (
             (f"app-{item.name}", item.packages, ("applications", index, "packages"))
@@ -85,7 +89,9 @@ def request(image: Buildable) -> Request:
     """What the recipe asks of Debian, by group."""
     from ..sources.request import Closure, Group, Request
 
-    closures = {"kernel": Closure.KERNEL, "stub": Closure.NONE, "firmware": Closure.NONE}
+    # What a toolchain depends on is mostly run-time support of languages that no helper is written in.
+    alone = dict.fromkeys(("stub", "firmware", "toolchain", converted.ADDED_GROUP), Closure.NONE)
+    closures = {"kernel": Closure.KERNEL, **alone}
     path = image.path
     suite, architecture = debian(image)
     return Request(

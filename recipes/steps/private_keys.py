@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import keys
+from . import broker_keys, keys, unlock_keys
+from .convert import keys as converted_keys
 from .realm import keys as realm_keys
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ def own_keys() -> tuple[OwnKey, ...]:
     """Our private keys, which must not be found in any product."""
     from ..sources.secrets import OwnKey
 
-    paths = (keys.key_path(role) for role in keys.ROLES)
+    roles = (keys.key_path(role) for role in keys.ROLES)
+    paths = (*roles, unlock_keys.PRIVATE, *broker_keys.PRIVATE)
     ours = tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())
-    return (*ours, *realm_keys.own_keys())
+    return (*ours, *realm_keys.own_keys(), *converted_keys.own_keys())

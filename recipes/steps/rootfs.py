@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..schema import Image, RootfsSpec
-from . import kernel
+from . import helpers, kernel
 from .digests import ROOT
 from .packages import resolved_lock
 from .private_keys import own_keys
@@ -13,15 +14,31 @@ from .seeds import derived_uuid
 from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
 
+# The overlay with the service that raises the counter, and the service's name.
+COUNTER = "rollback-counter"
+
 
 def filesystem(image: Image) -> Path:
     """Path of the root file system."""
     return OUT / image.name / "rootfs.erofs"
 
 
+def counts_releases(image: Image) -> bool:
+    """Whether older releases may not open the data any more."""
+    tpm2 = image.recipe.data.tpm2
+    return tpm2 is not None and tpm2.release > 0
+
+
 def step(image: Image) -> Step:
     """The step that makes the root file system."""
-    overlays = [ROOT / "rootfs" / name for name in image.recipe.rootfs.overlays]
+    spec = image.recipe.rootfs
+    programs: tuple[Path, ...] = ()
+    if counts_releases(image):
+        # After a good boot the system raises the counter that keeps older releases out.
+        programs = (helpers.helpers_path(image),)
+        overlays = (*spec.overlays, COUNTER)
+        spec = replace(spec, overlays=overlays, enable=(*spec.enable, f"{COUNTER}.service"))
+    folders = [ROOT / "rootfs" / name for name in spec.overlays]
     return Step(
         basename="rootfs",
         image=image,
@@ -30,19 +47,21 @@ def step(image: Image) -> Step:
             resolved_lock(image),
             kernel.package_files(image),
             kernel.kernel_facts(image),
-            *source_files(*overlays),
+            *programs,
+            *source_files(*folders),
         ),
         build=build,
         arguments={
             "image": image.name,
             "version": image.recipe.version,
-            "spec": image.recipe.rootfs,
+            "spec": spec,
+            "programs": programs,
             "lock": resolved_lock(image),
             "kernel_files": kernel.package_files(image),
             "facts": kernel.kernel_facts(image),
             "uuid": str(derived_uuid(image, "rootfs")),
         },
-        fingerprint=tree_fingerprint(*overlays),
+        fingerprint=tree_fingerprint(*folders),
         doc="unpack the packages, configure them and write the root file system (EROFS)",
     )
 
@@ -53,6 +72,7 @@ def build(
     image: str,
     version: str,
     spec: RootfsSpec,
+    programs: tuple[Path, ...],
     lock: Path,
     kernel_files: Path,
     facts: Path,
@@ -81,6 +101,8 @@ def build(
         for path, node in modules.nodes.items():
             tree.nodes.setdefault(path, node)
         tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])
+        for archive in programs:
+            tree.add_file(f"{helpers.FOLDER}/tpm2", helpers.read_helpers(archive)["tpm2"], 0o755)
         configure(tree, packages, system)
         refuse_secrets(tree, "root file system", own_keys())
         with target.open("wb") as out:

@@ -9,12 +9,12 @@ from doit.exceptions import TaskFailed
 
 from ..errors import SpecError, suggestion
 from ..machine import Accelerator, QemuMachine
-from ..schema import Image
+from ..schema import DiskImage
 from . import launch
 from .task import OUT, Task
 
 
-def task(image: Image) -> Task:
+def task(image: DiskImage) -> Task:
     """The doit task: ``doit run:IMAGE``, or ``doit run:IMAGE --machine NAME``."""
     return {
         "basename": "run",
@@ -28,7 +28,7 @@ def task(image: Image) -> Task:
     }
 
 
-def run(image: Image, machine: str) -> TaskFailed | None:
+def run(image: DiskImage, machine: str) -> TaskFailed | None:
     """Runs a machine's launch script in the foreground."""
     try:
         chosen = pick(image, [machine] if machine else [])[0]
@@ -40,7 +40,7 @@ def run(image: Image, machine: str) -> TaskFailed | None:
     return TaskFailed(f"{name}: exit status {status}") if status else None
 
 
-def pick(image: Image, names: Sequence[str]) -> tuple[QemuMachine, ...]:
+def pick(image: DiskImage, names: Sequence[str]) -> tuple[QemuMachine, ...]:
     """The machines of these names; without names every one that needs no special host (TCG).
 
     Raises:

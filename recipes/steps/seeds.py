@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-from ..schema import Buildable, Image
+from ..schema import Buildable, ConvertedImage, Image
 
 # Everything derived hangs below this namespace, which is a name-based UUID itself.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "goldsmith.invalid")
@@ -27,3 +27,8 @@ def derived_salt(image: Image, role: str) -> bytes:
 def data_partition(image: Image) -> uuid.UUID:
     """UUID of the data partition: fixed, because the initramfs has it before the root hash is known."""
     return derived_uuid(image, "data")
+
+
+def root_partition(image: ConvertedImage) -> uuid.UUID:
+    """UUID of an encrypted root's partition and of its LUKS2 header; the initramfs looks for both."""
+    return derived_uuid(image, "root")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from ..schema import Image, RealmImage
+from ..schema import DiskImage, RealmImage
 from . import golden
 from .task import OUT, Task, guarded
 
 
-def task(image: Image | RealmImage, steps: list[str]) -> Task:
+def task(image: DiskImage | RealmImage, steps: list[str]) -> Task:
     """The task named like the image. It depends on every step by name, so ``forget`` reaches them all."""
     return {
         "basename": image.name,
@@ -20,7 +20,7 @@ def task(image: Image | RealmImage, steps: list[str]) -> Task:
     }
 
 
-def show(image: Image | RealmImage) -> None:
+def show(image: DiskImage | RealmImage) -> None:
     """Prints the table of artefacts and golden registers."""
     from ..golden import manifest_reader, table
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SpecError
-from ..schema import Image
-from . import initramfs, kernel, keys, verity
+from ..schema import DiskImage, Image
+from . import initramfs, kernel, keys, unlock_keys, verity
 from .packages import resolved_lock
 from .task import OUT, Step
+from .unlock_policy import SecureMachine, is_any_signed, secure_machines, sign_policies, signed_policy
 from .unpack import unpacked
+from .volumes import Volume, volumes
+
+if TYPE_CHECKING:
+    from ..formats.uki import UkiSection
 
 STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
 
-def uki_path(image: Image) -> Path:
+def uki_path(image: DiskImage) -> Path:
     """Path of the signed Unified Kernel Image."""
     return OUT / image.name / f"{image.name}.efi"
 
 
-def step(image: Image) -> Step:
+def facts_of_root(image: DiskImage) -> tuple[Path, ...]:
+    """The product with the root hash; an encrypted root has none."""
+    return (verity.verity_facts(image),) if isinstance(image, Image) else ()
+
+
+def step(image: DiskImage) -> Step:
     """The step that builds and signs the Unified Kernel Image."""
+    opened, machines = volumes(image), secure_machines(image)
+    signing = (unlock_keys.PRIVATE, unlock_keys.PUBLIC) if is_any_signed(opened) else ()
     return Step(
         basename="uki",
         image=image,
@@ -30,9 +44,11 @@ def step(image: Image) -> Step:
             kernel.vmlinuz(image),
             kernel.kernel_facts(image),
             initramfs.archive(image),
-            verity.verity_facts(image),
+            *facts_of_root(image),
             keys.key_path("db"),
             keys.certificate_path("db"),
+            *signing,
+            *dict.fromkeys(item.variables for item in machines),
         ),
         build=build,
         arguments={
@@ -40,11 +56,13 @@ def step(image: Image) -> Step:
             "linux": kernel.vmlinuz(image),
             "facts": kernel.kernel_facts(image),
             "initrd": initramfs.archive(image),
-            "verity_facts": verity.verity_facts(image),
+            "root": facts_of_root(image),
             "cmdline": initramfs.kernel_cmdline(image),
             "name": image.name,
             "version": image.recipe.version,
             "suite": image.recipe.debian.suite,
+            "opened": opened,
+            "machines": machines,
         },
         doc="assemble and sign the Unified Kernel Image",
     )
@@ -57,29 +75,49 @@ def build(
     linux: Path,
     facts: Path,
     initrd: Path,
-    verity_facts: Path,
+    root: Sequence[Path],
     cmdline: str,
     name: str,
     version: str,
     suite: str,
+    opened: Sequence[Volume],
+    machines: Sequence[SecureMachine],
 ) -> None:
-    """Writes the signed image."""
-    from ..formats import authenticode, secureboot_keys
-    from ..formats import uki as formats_uki
+    """Writes the signed image.
+
+    Spec: UAPI Unified Kernel Image specification, "PE sections" (.pcrsig, .pcrpkey).
+    """
+    from ..formats import pcrsig
+    from ..formats.uki import UkiSection
     from ..sources.initramfs import command_line
 
-    line = command_line(cmdline, verity.read_facts(verity_facts).root_hash)
+    hashes = [verity.read_facts(path).root_hash for path in root]
+    line = command_line(cmdline, *hashes)
     sections = [
-        formats_uki.UkiSection(".osrel", os_release(name, version, suite)),
-        formats_uki.UkiSection(".cmdline", line.encode("ascii")),
-        formats_uki.UkiSection(".uname", kernel.release_of(facts).encode()),
-        formats_uki.UkiSection(".linux", linux.read_bytes()),
-        formats_uki.UkiSection(".initrd", initrd.read_bytes()),
+        UkiSection(".osrel", os_release(name, version, suite)),
+        UkiSection(".cmdline", line.encode("ascii")),
+        UkiSection(".uname", kernel.release_of(facts).encode()),
+        UkiSection(".linux", linux.read_bytes()),
+        UkiSection(".initrd", initrd.read_bytes()),
     ]
-    unsigned = formats_uki.build(read_stub(lock, target), sections)
+    stub = read_stub(lock, target)
+    policy = signed_policy(opened)
+    if policy is not None:
+        sections.append(UkiSection(".pcrpkey", unlock_keys.PUBLIC.read_bytes()))
+        # The stub measures every section but the signatures, so the image is first made without them.
+        approved = sign_policies(assemble(stub, sections), f"{name}.efi", policy, machines)
+        sections.append(UkiSection(".pcrsig", pcrsig.render(approved)))
+    target.write_bytes(assemble(stub, sections))
+
+
+def assemble(stub: bytes, sections: Sequence[UkiSection]) -> bytes:
+    """The image of these sections, signed for Secure Boot."""
+    from ..formats import authenticode, secureboot_keys
+    from ..formats import uki as formats_uki
+
     key = secureboot_keys.load_key(keys.key_path("db").read_bytes(), "keys/db.key")
     certificate = secureboot_keys.load_certificate(keys.certificate_path("db").read_bytes(), "keys/db.pem")
-    target.write_bytes(authenticode.sign(unsigned, key, certificate))
+    return authenticode.sign(formats_uki.build(stub, sections), key, certificate)
 
 
 def read_stub(lock: Path, beside: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MeasureError, ToolError
 from ..machine import Accelerator, QemuMachine
-from ..schema import Buildable, Image
+from ..schema import Buildable, DiskImage
 from . import firmware, packages
 from .packages import APT_WORK, debian, request
 from .task import Task, guarded, say, write_text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def task(image: Buildable) -> Task:
     """The doit task; it always runs."""
-    captures = ", capture ACPI tables, learn unknown firmware" if isinstance(image, Image) else ""
+    captures = ", capture ACPI tables, learn unknown firmware" if isinstance(image, DiskImage) else ""
     return {
         "basename": "update",
         "name": image.name,
@@ -34,7 +34,7 @@ def task(image: Buildable) -> Task:
 def update(image: Buildable) -> None:
     """Writes the lock and, for what boots under QEMU, the captures where QEMU and swtpm are installed."""
     update_lock(image)
-    if not isinstance(image, Image):
+    if not isinstance(image, DiskImage):
         return
     try:
         update_captures(image)
@@ -57,7 +57,7 @@ def update_lock(image: Buildable) -> None:
     say(f"{image.lock_path.name}: {len(lock.packages)} packages, {'changed' if changed else 'as before'}")
 
 
-def update_captures(image: Image) -> None:
+def update_captures(image: DiskImage) -> None:
     """Captures every machine that runs here: ACPI tables, and what firmware writes before it is measured.
 
     A machine whose firmware build is not known is left out, and so are its PCR 0 and 1.
@@ -69,7 +69,12 @@ def update_captures(image: Image) -> None:
 
     for step in (packages.step(image), *firmware.steps(image)[:1]):
         step.run()
-    machines = [machine for machine in image.machines if machine.accelerator is Accelerator.TCG]
+    # What other devices do to the tables is not modelled, so a capture of them would serve nobody.
+    machines = [
+        machine
+        for machine in image.machines
+        if machine.accelerator is Accelerator.TCG and not machine.devices
+    ]
     captures = []
     for machine in machines:
         try:
@@ -77,11 +82,12 @@ def update_captures(image: Image) -> None:
             say(f"  {machine.name}: captured")
         except MeasureError as error:
             say(f"  {machine.name}: not captured: {error}")
-    write_text(image.captures_path, dump_captures(captures))
-    say(f"{image.captures_path.name}: {len(captures)} machines")
+    if captures:
+        write_text(image.captures_path, dump_captures(captures))
+        say(f"{image.captures_path.name}: {len(captures)} machines")
 
 
-def _capture(image: Image, machine: QemuMachine) -> AcpiCapture:
+def _capture(image: DiskImage, machine: QemuMachine) -> AcpiCapture:
     """The capture of one machine, from the firmware that the lock names."""
     from ..vmm.bench import Flash
     from ..vmm.firmware_learn import capture_machine

@@ -11,10 +11,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import MeasureError
 from ..machine import Accelerator, QemuMachine
 from .qemu import PROGRAM, DriveFile, LaunchFiles, render
 
 _MARK = "\x00"
+_NETDEV = re.compile(r"(?:^|,)netdev=([A-Za-z0-9_-]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,12 @@ class LaunchScript:
         machine: the machine's name.
         program: the QEMU program.
         words: its command line; uses the variables ``code``, ``vars``, ``disk0`` and so on, ``tpm``,
-            ``snapshot`` and ``SERIAL`` of the script.
+            ``snapshot``, ``NETDEV`` and ``SERIAL`` of the script.
         code: path of the code flash, relative to the script's folder; ``vars`` and ``disks`` likewise.
         tpm: the machine has a TPM, so the script starts swtpm.
         writable: the machine has a disk it may write to.
         snapshot: whether such writes are thrown away by default.
+        network: id of the network backend that the machine's devices want, or empty.
         qemu_version: the version whose ACPI tables were measured, or empty.
     """
 
@@ -43,6 +46,7 @@ class LaunchScript:
     kvm: bool
     writable: bool
     snapshot: bool
+    network: str
     qemu_version: str
 
 
@@ -63,12 +67,14 @@ def launch_script(
     Raises:
         MeasureError: the disks do not fit the machine, or the machine cannot be written down.
     """
+    network = _network(machine)
     files = LaunchFiles(
         code=_variable("code"),
         vars=_variable("vars"),
         disks=tuple(_disk(machine, number) for number in range(len(disks))),
         tpm_socket=_variable("tpm") if machine.tpm is not None else None,
         serial=_variable("SERIAL"),
+        options=("-netdev", _variable("NETDEV")) if network else (),
     )
     words = render(machine, files)[1:]
     return LaunchScript(
@@ -82,8 +88,21 @@ def launch_script(
         kvm=machine.accelerator is Accelerator.KVM,
         writable=not all(disk.read_only for disk in machine.disks),
         snapshot=machine.accelerator is Accelerator.TCG,
+        network=network,
         qemu_version=qemu_version,
     )
+
+
+def _network(machine: QemuMachine) -> str:
+    """The backend of the machine's network device; it is the host's side, so the script leaves it open.
+
+    Raises:
+        MeasureError: there are several; the script has one variable for one.
+    """
+    found = sorted({match[1] for device in machine.devices if (match := _NETDEV.search(device))})
+    if len(found) > 1:
+        raise MeasureError(f"{machine.name}: network backends {', '.join(found)}; a launch script has one")
+    return "".join(found)
 
 
 def _disk(machine: QemuMachine, number: int) -> DriveFile:

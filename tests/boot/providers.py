@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID
 
-from recipes.sources.initramfs import VolumeSpec
-from recipes.sources.providers import Provider, read_provider
+from .luks_machine import Settings
 
-HEADER = """\
-#!/bin/sh
-#: summary a provider of the tests
-#: kind volume-key
-#: modules dm-crypt xts
-#: binaries usr/sbin/cryptsetup
-#: network no
-#: registers none
-#: profile any
-
-"""
 # 64 bytes that nothing else on a console looks like.
 KEY = "".join(f"nobody-may-see-{digit}" for digit in "abcd")
 GIVE_KEY = f"printf %s '{KEY}' >&3\n"
 PROVIDERS = {
     "gives": GIVE_KEY,
-    "hesitates": f'echo . >>/run/asked\n[ "$(cat /run/asked | tr -d "\\n")" = ... ] || exit 10\n{GIVE_KEY}',
+    "hesitates": "asked=/run/asked.$UNLOCK_VOLUME\necho . >>$asked\n"
+    f'[ "$(cat $asked | tr -d "\\n")" = ... ] || exit 10\n{GIVE_KEY}',
     "denies": "exit 20\n",
     "passes": "exit 30\n",
     "broken": "exit 40\n",
@@ -35,13 +23,20 @@ PROVIDERS = {
     "short": "printf %.63s '" + KEY + "' >&3\n",
     "long": f"printf %s '{KEY * 8}x' >&3\n",
     "floods": f"while :; do printf %s '{KEY}'; done >&3\n",
+    "types": f"printf '%s' '{KEY}' >&3\nexit 11\n",
     "wordy": "printf '\\033[31mred\\033[0m\\n' >&2\necho on standard output\nbusybox seq 50 >&2\nexit 30\n",
     "curious": "echo \"variables: $(env | sed 's/=.*//' | busybox sort | tr '\\n' ' ')\" >&2\n"
-    'echo "nonce: $UNLOCK_NONCE purpose: $UNLOCK_PURPOSE" >&2\n'
+    'echo "nonce: $UNLOCK_NONCE purpose: $UNLOCK_PURPOSE kind: $UNLOCK_KIND attempt: $UNLOCK_ATTEMPT" >&2\n'
+    "echo \"header: '$UNLOCK_HEADER' token: '$UNLOCK_TOKEN'\" >&2\n"
     'echo "input: $(cat | busybox wc -c)" >&2\n'
-    "busybox ls /proc/$$/fd | sed 's/^/descriptor: /' >&2\n"
+    # In a shell below: this one would hold the ends of a pipe, and what it puts aside for a redirection.
+    "(busybox ls /proc/$$/fd >/run/descriptors)\nsed 's/^/descriptor: /' /run/descriptors >&2\n"
     "exit 30\n",
 }
+
+
+# What a recipe may name beside a provider of ours: it follows the contract itself.
+PROGRAM = f"#!/bin/sh\n{GIVE_KEY}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,7 @@ class Case:
 
     Attributes:
         provider: the last one asked, as the record has it.
+        format: ``never``: the volume is there already; ``always``: the providers are asked for a new one.
     """
 
     providers: tuple[str, ...]
@@ -59,13 +55,25 @@ class Case:
     reason: str = ""
     provider_timeout: int = 20
     total_timeout: int = 60
+    format: str = "never"
 
 
 MISMATCH = "; this machine or image is not the one the key is for"
 REPAIR = "; repair the provider"
 LOG = "; see the kernel log"
+
+
+def _malformed(provider: str, volume: str) -> str:
+    return f"provider {provider} says that its configuration is malformed; see the recipe's volume {volume}"
+
+
+def _unready(seconds: int, providers: str) -> str:
+    return f"no key within {seconds} s, still not now: {providers}{LOG}"
+
+
 CASES = {
     "gives": Case(("gives",), 0, "opened", "gives"),
+    "types": Case(("types",), 0, "opened", "types"),
     "hesitates": Case(("hesitates",), 0, "opened", "hesitates"),
     # Whatever the others say, the first that has a key opens the volume.
     "last": Case(("passes", "denies", "odd", "gives", "broken"), 0, "opened", "gives"),
@@ -78,29 +86,10 @@ CASES = {
         "wordy",
         f"no provider applies to this machine, asked: passes wordy{LOG}",
     ),
-    "broken": Case(
-        ("broken", "gives"),
-        40,
-        "malformed",
-        "broken",
-        "provider broken says that its configuration is malformed; see the recipe's volume broken",
-    ),
-    "busy": Case(
-        ("denies", "busy"),
-        10,
-        "temporary",
-        "busy",
-        f"no key within 4 s, still not now: busy{LOG}",
-        total_timeout=4,
-    ),
+    "broken": Case(("broken", "gives"), 40, "malformed", "broken", _malformed("broken", "broken")),
+    "busy": Case(("denies", "busy"), 10, "temporary", "busy", _unready(4, "busy"), total_timeout=4),
     "hangs": Case(
-        ("hangs",),
-        10,
-        "temporary",
-        "hangs",
-        f"no key within 3 s, still not now: hangs{LOG}",
-        provider_timeout=1,
-        total_timeout=3,
+        ("hangs",), 10, "temporary", "hangs", _unready(3, "hangs"), provider_timeout=1, total_timeout=3
     ),
     # Time is up for one provider, so the next is asked.
     "slow": Case(("hangs", "gives"), 0, "opened", "gives", provider_timeout=1),
@@ -129,23 +118,61 @@ CASES = {
         "absent",
         "provider absent is not in the initramfs; build the image again",
     ),
+    # A new volume gets the key of the first that is applicable.
+    "ephemeral": Case(("ephemeral",), 0, "formatted", "ephemeral", format="always"),
+    "new-passes": Case(("passes", "gives", "broken"), 0, "formatted", "gives", format="always"),
+    "new-hesitates": Case(("hesitates", "broken"), 0, "formatted", "hesitates", format="always"),
+    # Who keeps that one from answering does not choose the key.
+    "new-denied": Case(
+        ("denies", "gives"), 20, "denied", "denies", f"denied by denies(20){MISMATCH}", format="always"
+    ),
+    "new-busy": Case(
+        ("busy", "gives"), 10, "temporary", "busy", _unready(2, "busy"), total_timeout=2, format="always"
+    ),
+    "new-curious": Case(
+        ("curious",),
+        30,
+        "not-applicable",
+        "curious",
+        f"no provider applies to this machine, asked: curious{LOG}",
+        format="always",
+    ),
+    # Providers that ship.
+    "exec": Case(("exec",), 0, "opened", "exec"),
+    "exec-absent": Case(("exec",), 40, "malformed", "exec", _malformed("exec", "exec-absent")),
+    "keyfile": Case(("keyfile",), 0, "opened", "keyfile"),
+    "keyfile-absent": Case(("keyfile",), 40, "malformed", "keyfile", _malformed("keyfile", "keyfile-absent")),
+    # Nobody is at the console.
+    "passphrase": Case(
+        ("passphrase",),
+        10,
+        "temporary",
+        "passphrase",
+        _unready(2, "passphrase"),
+        provider_timeout=2,
+        total_timeout=2,
+    ),
+    "new-recovery": Case(
+        ("passes", "passphrase"),
+        30,
+        "not-applicable",
+        "passphrase",
+        f"no provider applies to this machine, asked: passes passphrase{LOG}",
+        format="always",
+    ),
 }
 
 
-def volumes() -> tuple[VolumeSpec, ...]:
+def volumes() -> dict[str, Settings]:
     """A volume for every case, with the case's name."""
-    return tuple(
-        VolumeSpec(
-            name=name,
-            partition_uuid=UUID(int=1),
-            providers=tuple(_provider(item) for item in case.providers),
+    return {
+        name: Settings(
+            providers=" ".join(case.providers),
+            format=case.format,
             provider_timeout=case.provider_timeout,
             total_timeout=case.total_timeout,
+            files={"keyfile": KEY.encode()} if name == "keyfile" else {},
+            options={"EXEC_PROGRAM": "/test/program" if name == "exec" else "/test/nothing"},
         )
         for name, case in CASES.items()
-    )
-
-
-def _provider(name: str) -> Provider:
-    """The provider of that name; the one that is ``absent`` is taken out of the initramfs later."""
-    return read_provider(name, f"{HEADER}{PROVIDERS.get(name, '')}".encode())
+    }

@@ -32,7 +32,7 @@ from recipes.golden import manifest_reader
 from recipes.golden.manifest import GoldenMachine, GoldenManifest
 from recipes.golden.report import is_complete
 from recipes.machine import Disk, QemuMachine
-from recipes.schema import Image, load_project
+from recipes.schema import DiskImage, Image, load_project
 from recipes.sources.initramfs import command_line
 from recipes.steps import disk, golden, initramfs, kernel, packages, rootfs, verity
 from recipes.steps.develop import TESTED_IMAGE
@@ -52,19 +52,26 @@ STOP = threading.Event()
 Until = Callable[[bytes], bool]
 
 
+@dataclass(frozen=True)
 class Built:
-    """The finished image that the tests start. Nothing in its folder is ever written.
+    """A finished image that the tests start. Nothing in its folder is ever written.
 
     It is looked for when it is first asked for something: a boot of another image does not need it.
     """
 
+    name: str = TESTED_IMAGE
+
     @cached_property
-    def image(self) -> Image:
+    def image(self) -> DiskImage:
         """The built image; without it the tests are skipped at home and fail in CI."""
-        image = next(image for image in load_project(ROOT).images if image.name == TESTED_IMAGE)
+        project = load_project(ROOT)
+        images: tuple[DiskImage, ...] = (*project.images, *project.converted)
+        image = next(image for image in images if image.name == self.name)
         missing = [path for path in (golden.golden_path(image), disk.raw_disk(image)) if not path.is_file()]
         if missing:
-            what = f"out/{missing[0].relative_to(OUT)} is not there; build it with `python3 dodo.py`"
+            what = (
+                f"out/{missing[0].relative_to(OUT)} is not there; build it with `python3 dodo.py {self.name}`"
+            )
             if os.environ.get("CI"):
                 pytest.fail(what)
             pytest.skip(what)
@@ -97,8 +104,14 @@ class Built:
         return initramfs.archive(self.image)
 
     @property
+    def verified(self) -> Image:
+        """The image, which has a verified root."""
+        assert isinstance(self.image, Image)
+        return self.image
+
+    @property
     def root(self) -> Path:
-        return rootfs.filesystem(self.image)
+        return rootfs.filesystem(self.verified)
 
     @property
     def lock(self) -> Path:
@@ -106,7 +119,7 @@ class Built:
 
     @property
     def root_hash(self) -> bytes:
-        return verity.read_facts(verity.verity_facts(self.image)).root_hash
+        return verity.read_facts(verity.verity_facts(self.verified)).root_hash
 
     def command_line(self, root_hash: bytes | None = None) -> str:
         """What stands in the UKI, or the same with another root hash."""
@@ -145,9 +158,15 @@ def boot_uefi(
     disks: Sequence[Path],
     *,
     until: Until = is_complete,
-    minimum: float = 0,
+    tpm: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Run:
-    """Boots ``machine`` from these disks, tried in this order and written to by the guest."""
+    """Boots ``machine`` from these disks, tried in this order and written to by the guest.
+
+    Args:
+        tpm: folder that keeps the TPM between boots; without one it is a new one.
+        options: further words for QEMU.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-")))
         variables = folder / "vars.fd"
@@ -158,8 +177,9 @@ def boot_uefi(
             code=str(code_path(built.image, machine.firmware)),
             vars=str(variables),
             disks=tuple(DriveFile(path=str(path)) for path in disks),
-            tpm_socket=stack.enter_context(Swtpm()).socket,
+            tpm_socket=stack.enter_context(Swtpm(tpm)).socket,
             serial=f"file:{folder / 'console'}",
+            options=tuple(options),
         )
         qemu = stack.enter_context(Qemu(render(machine, files)))
         return watch(qemu, folder / "console", until)

@@ -38,16 +38,20 @@ def test_the_driver_makes_of_its_providers_what_the_contract_says(judged: Judged
 
 
 def test_a_provider_that_is_not_ready_is_asked_again_with_pauses(judged: Judged) -> None:
-    (text,) = judged.of("record", "hesitates")
-    assert json.loads(text)["ms"] >= 3000
-    asked = re.findall("goldsmith: unlock hesitates: provider hesitates ended with ([0-9]+)", judged.run.text)
-    assert asked == ["10", "10", "0"]
+    for name in ("hesitates", "new-hesitates"):
+        (text,) = judged.of("record", name)
+        assert json.loads(text)["ms"] >= 3000
+        asked = re.findall(
+            f"goldsmith: unlock {name}: provider ([a-z]+) ended with ([0-9]+)", judged.run.text
+        )
+        assert asked == [("hesitates", "10"), ("hesitates", "10"), ("hesitates", "0")]
 
 
 def test_who_comes_after_an_answer_is_not_asked(judged: Judged) -> None:
     asked = re.findall("goldsmith: unlock last: provider ([a-z]+) ended with ([0-9]+)", judged.run.text)
     assert asked == [("passes", "30"), ("denies", "20"), ("odd", "7"), ("gives", "0")]
-    assert "goldsmith: unlock broken: provider gives" not in judged.run.text
+    for name in ("broken", "new-denied", "new-busy"):
+        assert f"goldsmith: unlock {name}: provider gives" not in judged.run.text
 
 
 def test_a_provider_that_denied_is_not_asked_again(judged: Judged) -> None:
@@ -61,17 +65,20 @@ def test_a_provider_that_hangs_ends_with_all_it_started(judged: Judged) -> None:
     assert "process" not in judged.facts
 
 
-def test_the_volume_key_is_exactly_what_the_provider_gave(judged: Judged) -> None:
-    """Block 1 of the last volume that was opened, decrypted by another implementation of AES-XTS.
+@pytest.mark.parametrize(("name", "start"), [("new-passes", 0), ("types", 1 << 20)])
+def test_the_volume_key_is_exactly_what_the_provider_gave(judged: Judged, name: str, start: int) -> None:
+    """Block 1 of a volume, decrypted by another implementation of AES-XTS.
 
-    The IV of plain64 counts sectors of 512 bytes.
+    A volume that is new at every boot takes the whole partition, another one leaves its first MiB. The IV of
+    plain64 counts sectors of 512 bytes.
     Spec: Linux Documentation/admin-guide/device-mapper/dm-crypt.rst, "iv_large_sectors".
     """
-    last = judged.facts["opened"][-1]
+    # The last of its kind that was opened.
+    assert [each for each in judged.facts["opened"] if CASES[each].format == CASES[name].format][-1] == name
     tweak = (8).to_bytes(16, "little")
     decryptor = Cipher(algorithms.AES(KEY.encode()), modes.XTS(tweak)).decryptor()
-    plain = decryptor.update(judged.disk[4096:8192]) + decryptor.finalize()
-    assert plain == last.encode().ljust(4096, b"\0")
+    plain = decryptor.update(judged.disk[start + 4096 : start + 8192]) + decryptor.finalize()
+    assert plain == name.encode().ljust(4096, b"\0")
 
 
 def test_no_byte_of_a_key_is_on_the_console(judged: Judged) -> None:
@@ -90,11 +97,37 @@ def test_what_a_provider_says_is_shown_plain_and_short(judged: Judged) -> None:
 
 
 def test_a_provider_sees_its_contract_and_nothing_else(judged: Judged) -> None:
-    said = "\n".join(re.findall("goldsmith: unlock curious: curious: (.*)", judged.run.text))
-    (variables,) = re.findall("variables: (.*)", said)
-    contract = {"CONF", "DEVICE", "NONCE", "PURPOSE", "UUID", "VOLUME"}
-    assert set(variables.split()) - {"PWD", "SHLVL"} == {"PATH", *(f"UNLOCK_{name}" for name in contract)}
-    assert re.search("nonce: [0-9a-f]{64} purpose: format$", said, re.MULTILINE)
-    assert re.search("input: 0$", said, re.MULTILINE)
-    # 10 is where the shell keeps the script that it reads.
-    assert re.findall("descriptor: (.*)", said) == ["0", "1", "10", "2", "3"]
+    for name, purpose in (("curious", "open"), ("new-curious", "format")):
+        said = "\n".join(re.findall(f"goldsmith: unlock {name}: curious: (.*)", judged.run.text))
+        (variables,) = re.findall("variables: (.*)", said)
+        contract = {
+            "CONF",
+            "DEVICE",
+            "NONCE",
+            "PURPOSE",
+            "UUID",
+            "VOLUME",
+            "KIND",
+            "ATTEMPT",
+            "HEADER",
+            "TOKEN",
+        }
+        assert set(variables.split()) - {"PWD", "SHLVL"} == {"PATH", *(f"UNLOCK_{word}" for word in contract)}
+        pattern = f"nonce: [0-9a-f]{{64}} purpose: {purpose} kind: volume-key attempt: 1$"
+        assert re.search(pattern, said, re.MULTILINE)
+        # Only a volume with a header has them.
+        assert re.search("header: '' token: ''$", said, re.MULTILINE)
+        assert re.search("input: 0$", said, re.MULTILINE)
+        # 10 is where the shell keeps the script that it reads.
+        assert re.findall("descriptor: (.*)", said) == ["0", "1", "10", "2", "3"]
+
+
+def test_providers_that_ship_say_what_they_lack(judged: Judged) -> None:
+    for line in (
+        "exec-absent: exec: /test/nothing is not a program of the initramfs; name one that is",
+        "keyfile-absent: keyfile: /etc/unlock/keyfile-absent.d/keyfile is not in the initramfs; give",
+        "passphrase: passphrase: nothing was typed",
+        "new-recovery: passphrase: not the first provider of the volume, so it makes no new one",
+    ):
+        assert f"goldsmith: unlock {line}" in judged.run.text
+    assert "passphrase for volume passphrase: " in judged.run.text

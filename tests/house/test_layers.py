@@ -36,8 +36,9 @@ MAY_IMPORT = {
 # Packages of other people, by the modules that may import them.
 THIRD_PARTY = {
     "yaml": ("reader", r"sources\.lock"),
+    "guestfs": (r"sources\.guestfs_worker",),
     "cryptography": (
-        r"formats\.(authenticode\w*|secureboot_keys|efi_signature|p384|pcrsig|tpm2_\w+|luks2\w*)",
+        r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|efi_signature|p384|pcrsig|tpm2_\w+|luks2\w*)",
         r"measure\.secureboot",
         r"sources\.secrets",
         r"broker\.(endorsement|release|trust)",

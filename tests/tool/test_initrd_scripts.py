@@ -29,7 +29,10 @@ NAMES = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 
 
 def test_there_are_scripts_to_judge() -> None:
-    assert {"initrd/init", "initrd/unlock", "initrd/boot.sh", "initrd/unlock.d/ephemeral"} <= set(NAMES)
+    assert {"initrd/init", "initrd/unlock", "initrd/boot.sh", "initrd/luks.sh", "initrd/note.sh"} <= set(
+        NAMES
+    )
+    assert {"initrd/unlock.d/ephemeral", "initrd/unlock.d/passphrase"} <= set(NAMES)
     assert "rootfs/boot-report/usr/lib/goldsmith/boot-report" in NAMES
 
 
@@ -61,7 +64,15 @@ FOREIGN = "the kernel command line is not the image's own: "
 REFUSED = "; boot the UKI as it was built, without other words"
 
 
-def judge_line(shell: str, folder: Path, line: bytes, *, profile: str = "release", own: str = QUOTED) -> str:
+def judge_line(
+    shell: str,
+    folder: Path,
+    line: bytes,
+    *,
+    profile: str = "release",
+    own: str = QUOTED,
+    root: str = "verity",
+) -> str:
     """What the boot script says about a command line: ``passed``, or the message it ends with."""
     (folder / "cmdline").write_bytes(line)
     script = (ROOT / "initrd/devices.sh").read_text().replace("/proc/cmdline", str(folder / "cmdline"))
@@ -71,7 +82,7 @@ def judge_line(shell: str, folder: Path, line: bytes, *, profile: str = "release
         "die() { printf 'die: %s' \"$*\"; exit 1; }",
         "warn() { printf 'warn: %s ' \"$*\"; }",
         "plain() { printf '%s' \"$1\"; }",
-        f"PROFILE={profile} CMDLINE={own}",
+        f"PROFILE={profile} CMDLINE={own} ROOT={root}",
         f". {folder}/devices.sh",
         "read_roothash",
         "check_command_line",
@@ -87,6 +98,15 @@ def judge_line(shell: str, folder: Path, line: bytes, *, profile: str = "release
 def test_the_command_line_of_the_uki_passes(shell: str, tmp_path: Path) -> None:
     assert judge_line(shell, tmp_path, f"{LINE}\n".encode()) == "passed"
     assert judge_line(shell, tmp_path, f"roothash={ROOT_HASH.hex()}\n".encode(), own="''") == "passed"
+
+
+@SHELLS
+def test_an_encrypted_root_has_no_root_hash(shell: str, tmp_path: Path) -> None:
+    assert judge_line(shell, tmp_path, f"{OWN}\n".encode(), root="luks2") == "passed"
+    assert judge_line(shell, tmp_path, b"\n", root="luks2", own="''") == "passed"
+    more = f" roothash={ROOT_HASH.hex()}"
+    said = judge_line(shell, tmp_path, f"{OWN}{more}\n".encode(), root="luks2")
+    assert said == f"die: {FOREIGN}'{more}'{REFUSED}"
 
 
 @SHELLS
@@ -139,7 +159,12 @@ def test_the_command_line_is_judged_before_a_disk_can_appear() -> None:
             "read_roothash",
             "check_command_line",
             "load_modules /etc/initramfs/modules",
-            "open_root",
+            "    open_root",
+            "network_up",
+            '    mount_volume "$volume"',
+            "network_down",
+            "measure_phase leave-initrd",
+            "hand_over",
         )
     ]
     assert order == sorted(order)

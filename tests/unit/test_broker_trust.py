@@ -327,9 +327,18 @@ def test_the_same_numbers_under_other_attributes_are_another_key() -> None:
         trust.admit(changed, Proof())
 
 
+def test_a_key_is_enrolled_while_the_broker_runs(tmp_path: Path) -> None:
+    guest, trust = Guest(), EnrolledKeys.read(tmp_path)
+    assert len(trust) == 0
+    with pytest.raises(RefusedError, match="not enrolled"):
+        trust.admit(guest.public, Proof())
+    (tmp_path / "host-1.pub").write_bytes(sized(guest.public.pack()))
+    assert trust.admit(guest.public, Proof()) == "host-1"
+
+
 def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no attestation keys; put NAME\.pub of `tpm2_createak -u` there"):
-        EnrolledKeys.read(tmp_path)
+    with pytest.raises(ImageError, match=r"none: no folder; make it, for NAME\.pub of `tpm2_createak -u`"):
+        EnrolledKeys.read(tmp_path / "none")
     path = tmp_path / "host-1.pub"
     path.write_bytes(b"-----BEGIN PUBLIC KEY-----")
     with pytest.raises(FormatError, match=r"host-1\.pub: offset 0x0: TPM2B_PUBLIC of 11565 bytes"):

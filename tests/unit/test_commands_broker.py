@@ -26,9 +26,16 @@ def test_what_a_broker_cannot_do_without(
 
 
 def test_no_key_is_enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--golden", "g", "--keys", str(tmp_path), "--enrolled", str(tmp_path)]
+    """It is said before anything else is looked at."""
+    words = ["--golden", str(tmp_path / "none"), "--keys", str(tmp_path), "--enrolled", str(tmp_path)]
     assert main(["broker", *words]) == 2
-    assert "no attestation keys; put NAME.pub" in capsys.readouterr().err
+    assert "no attestation key is enrolled, so every guest is refused" in capsys.readouterr().err
+
+
+def test_there_is_no_folder_of_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--golden", "g", "--keys", str(tmp_path), "--enrolled", str(tmp_path / "none")]
+    assert main(["broker", *words]) == 2
+    assert "none: no folder; make it, for NAME.pub" in capsys.readouterr().err
 
 
 def test_two_kinds_of_trust_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,3 +57,18 @@ def test_disks_must_fit(disks: tuple[str, ...]) -> None:
     with pytest.raises(MeasureError) as caught:
         launch_script(MACHINE, code="c", vars_template="v", disks=disks)
     assert str(caught.value) == f"small: 2 disks need as many files, got {len(disks)}"
+
+
+def test_the_network_is_the_hosts_side() -> None:
+    machine = replace(MACHINE, disks=(Disk(bootindex=0),), devices=("virtio-net-pci,netdev=net0",))
+    script = launch_script(machine, code="c", vars_template="v", disks=("a",))
+    assert script.network == "net0"
+    assert script.words[-1] == '-netdev "${NETDEV}"'
+    assert "-device virtio-net-pci,netdev=net0" in script.words
+
+
+def test_a_script_has_one_network() -> None:
+    machine = replace(MACHINE, devices=("virtio-net-pci,netdev=b", "virtio-net-pci,netdev=a"))
+    with pytest.raises(MeasureError) as caught:
+        launch_script(machine, code="c", vars_template="v", disks=("a", "b"))
+    assert str(caught.value) == "small: network backends a, b; a launch script has one"

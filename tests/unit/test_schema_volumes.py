@@ -1,0 +1,118 @@
+"""What a recipe may say about its encrypted volume, and every mistake with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import SpecError
+from recipes.schema import load_image
+from recipes.schema.volumes import FormatPolicy, SnpField, TpmSealing, VolumeHeader, VolumeIntegrity
+from tests.unit.test_schema import RECIPE, write
+
+PROVIDERS = ("ephemeral", "tpm2", "kbs", "exec", "snp-derived-key", "passphrase")
+PLAIN = "data: {size: 64MiB, unlock: [ephemeral]}"
+
+
+def recipe(folder: Path, data: str) -> Path:
+    path = write(folder, RECIPE.replace(PLAIN, f"data: {data}"))
+    for name in PROVIDERS:
+        (folder / "initrd" / "unlock.d" / name).touch()
+    return path
+
+
+def mistakes(folder: Path, data: str) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_image(recipe(folder, data), folder)
+    return [line.partition(": ")[2] for line in str(caught.value).splitlines()]
+
+
+def test_all_that_can_be_said(tmp_path: Path) -> None:
+    data = """
+  size: 64MiB
+  format: never
+  header: luks2
+  integrity: hmac-sha256
+  unlock: [tpm2, passphrase]
+  timeout: 90
+  provider_timeout: 45
+  escrow: keys/escrow.pem
+  tpm2: {policy: literal, pcrs: [4, 7, 11]}
+"""
+    spec = load_image(recipe(tmp_path, data), tmp_path).recipe.data
+    assert (spec.format, spec.header) == (FormatPolicy.NEVER, VolumeHeader.LUKS2)
+    assert spec.integrity is VolumeIntegrity.HMAC_SHA256
+    assert (spec.unlock, spec.timeout, spec.provider_timeout) == (("tpm2", "passphrase"), 90, 45)
+    assert spec.tpm2 is not None
+    assert (spec.tpm2.policy, spec.tpm2.pcrs, spec.tpm2.release) == (TpmSealing.LITERAL, (4, 7, 11), 0)
+    assert spec.escrow == "keys/escrow.pem"
+
+
+def test_options_of_the_other_providers(tmp_path: Path) -> None:
+    data = """
+  size: 64MiB
+  unlock: [kbs, exec, snp-derived-key]
+  kbs: {url: "https://10.0.2.2:8443", ca: keys/broker-ca.pem, volume: data-1, machine: q35, activate: true}
+  exec: {program: usr/bin/site-key}
+  snp: {fields: [measurement, policy, image-id], vmpl: 1}
+"""
+    spec = load_image(recipe(tmp_path, data), tmp_path).recipe.data
+    assert spec.format is FormatPolicy.IF_BLANK
+    assert spec.kbs is not None
+    assert (spec.kbs.url, spec.kbs.volume, spec.kbs.activate) == ("https://10.0.2.2:8443", "data-1", True)
+    assert spec.exec is not None
+    assert spec.exec.program == "usr/bin/site-key"
+    assert spec.snp is not None
+    assert spec.snp.fields == (SnpField.MEASUREMENT, SnpField.POLICY, SnpField.IMAGE_ID)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{size: 64MiB, unlock: []}", "data.unlock: the list is empty; name a provider"),
+        ("{size: 64MiB, unlock: [tpm2, tpm2]}", "provider tpm2 is listed twice"),
+        (
+            "{size: 64MiB, unlock: [tpm]}",
+            "there is no provider initrd/unlock.d/tpm; did you mean 'tpm2'?",
+        ),
+        ("{size: 64MiB, unlock: [kbs]}", "provider kbs needs data.kbs"),
+        (
+            "{size: 64MiB, unlock: [ephemeral], tpm2: {}}",
+            "data.tpm2 is for provider tpm2, which is not in unlock; add it there",
+        ),
+        ("{size: 64MiB, unlock: [tpm2], tpm2: {policy: literal, pcrs: [24]}}", "PCR 24: a TPM has 0 to 23"),
+        (
+            "{size: 64MiB, unlock: [tpm2], tpm2: {policy: literal, pcrs: [11, 11]}}",
+            "PCR 11 is listed twice",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], tpm2: {pcrs: [4, 11]}}",
+            "a signature in the UKI can speak of PCR 11, or of 7 and 11; write pcrs: [7, 11]",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], tpm2: {policy: literal}}",
+            "data.tpm2: policy literal needs pcrs, such as [4, 7, 11]",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], tpm2: {policy: literal, pcrs: [11], release: 2}}",
+            "release is for policy signed; a literal policy knows one boot only",
+        ),
+        ("{size: 64MiB, unlock: [snp-derived-key], snp: {vmpl: 4}}", "vmpl 4 is not 0 to 3"),
+        (
+            "{size: 64MiB, unlock: [snp-derived-key], snp: {fields: [measurement]}}",
+            "without policy a host gets the same key with a guest of its own; add it",
+        ),
+        ("{size: 64MiB, unlock: [tpm2], timeout: 0}", "data.timeout: 0 is not 1 to 3600 seconds"),
+        (
+            "{size: 64MiB, unlock: [tpm2], provider_timeout: 3601}",
+            "data.provider_timeout: 3601 is not 1 to 3600 seconds",
+        ),
+        (
+            "{size: 64MiB, unlock: [kbs], kbs: {url: 'http://b', ca: keys/ca.pem}}",
+            "data.kbs.url: 'http://b' is not allowed; write for example https://broker.example:8443",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, data: str, said: str) -> None:
+    assert mistakes(tmp_path, data) == [said]

@@ -1,0 +1,312 @@
+"""The steps of converted images, without an appliance: what they ask for, keep, derive and lay out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from recipes.errors import ImageError, SpecError
+from recipes.formats import gpt, luks2
+from recipes.formats.fat_reader import FatFilesystem
+from recipes.formats.luks2_segment import SectorCipher
+from recipes.formats.luks2_template import template
+from recipes.schema import ConvertedImage, RootSpec, load_project
+from recipes.schema.volumes import UnlockSpec
+from recipes.sources import converted_root
+from recipes.sources.converted_root import KernelTargets, RootFacts, RootPlan
+from recipes.sources.volumes import VolumeSpec, expected_header
+from recipes.steps import keys as secure_boot_keys
+from recipes.steps import layout, volumes
+from recipes.steps.convert import asking, base, disk, encrypt, keys, root
+from recipes.units import MIB
+from tests.support import ROOT
+
+PARTITION = UUID("5e5554b7-deba-59ab-abc9-d38bc6372ff1")
+UNLOCK = UnlockSpec(unlock=("kbs",))
+LOCK = "suite: trixie\narchitecture: amd64\nepoch: 1700000000\nrequest: {}\npackages: []\n"
+
+
+@pytest.fixture
+def image() -> ConvertedImage:
+    return load_project(ROOT).converted[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of keys of our own."""
+    monkeypatch.setattr(keys, "FOLDER", tmp_path / "keys")
+    for module in (keys, volumes):
+        monkeypatch.setattr(module, "KEYS", tmp_path / "keys/volumes")
+    return tmp_path / "keys"
+
+
+def test_what_is_asked_of_debian(image: ConvertedImage) -> None:
+    groups = {name: packages for name, packages, _ in asking.asked_for(image)}
+    assert set(groups) == {"initramfs", "stub", "toolchain", "firmware", "base", "tools", "kernel", "added"}
+    assert groups["tools"] == ("e2fsprogs", "libarchive13t64")
+    brought = replace(image.recipe, base=replace(image.recipe.base, packages=(), path="a.qcow2"))
+    own = replace(brought, kernel=replace(brought.kernel, package=None))
+    names = {name for name, _, _ in asking.asked_for(replace(image, recipe=own))}
+    assert names == {"initramfs", "stub", "toolchain", "firmware", "added"}
+
+
+def test_keys_are_made_once_and_are_nobodys_else(image: ConvertedImage, folder: Path) -> None:
+    keys.make(image)
+    passphrase, seed = keys.passphrase_path(image), keys.seed_path(image)
+    assert passphrase == folder / "volumes" / "jindisk-style-root"
+    assert [path.stat().st_mode & 0o777 for path in (passphrase, seed, passphrase.parent)] == [
+        0o600,
+        0o600,
+        0o700,
+    ]
+    before = passphrase.read_bytes(), seed.read_bytes()
+    assert len(base64.b64decode(before[0], validate=True)) == len(before[1]) == 64
+    keys.make(image)
+    assert (passphrase.read_bytes(), seed.read_bytes()) == before
+    assert {key.data for key in keys.own_keys()} == set(before)
+
+
+def test_keys_that_are_not_as_they_must_be(image: ConvertedImage, folder: Path) -> None:
+    keys.make(image)
+    path = keys.passphrase_path(image)
+    path.chmod(0o640)
+    with pytest.raises(
+        ImageError, match=r"volumes/jindisk-style-root: others may use it \(mode 0640\); run chmod 600"
+    ):
+        keys.make(image)
+    path.chmod(0o600)
+    path.write_bytes(b"short")
+    with pytest.raises(ImageError) as caught:
+        keys.make(image)
+    assert str(caught.value).endswith(
+        "has 5 bytes, expected 32 to 512; restore it, or remove it and encrypt the root anew"
+    )
+
+
+def plain(folder: Path, content: bytes = b"plain") -> Path:
+    path = folder / "root.raw"
+    path.write_bytes(content.ljust(4 * 4096, b"\0"))
+    return path
+
+
+def encrypted(folder: Path, content: bytes = b"plain", unlock: UnlockSpec = UNLOCK) -> bytes:
+    folder.mkdir(exist_ok=True)
+    for name, data in (("passphrase", b"p" * 88), ("seed", bytes(range(64)))):
+        secure_boot_keys.write_key(folder / name, data, 0o600)
+    encrypt.build(
+        folder / "root.luks",
+        plain=plain(folder, content),
+        passphrase=folder / "passphrase",
+        seed=folder / "seed",
+        partition=str(PARTITION),
+        unlock=unlock,
+    )
+    return (folder / "root.luks").read_bytes()
+
+
+def test_the_passphrase_opens_what_decrypts_to_the_root(tmp_path: Path) -> None:
+    data = encrypted(tmp_path)
+    expected = encrypt.expected_root(UNLOCK, PARTITION)
+    header = luks2.read(data, expected, "root.luks")
+    key = luks2.open(data, header, b"p" * 88, "root.luks")
+    segment = data[expected.data_offset :]
+    assert bytes(SectorCipher(key, 4096).decrypt(segment)) == plain(tmp_path).read_bytes()
+    # A hole says as little as the rest.
+    assert all(any(segment[start : start + 4096]) for start in range(0, len(segment), 4096))
+
+
+def test_the_same_root_is_the_same_bytes_and_another_has_another_volume_key(tmp_path: Path) -> None:
+    one, again, other = (
+        encrypted(tmp_path / name, content) for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y"))
+    )
+    assert one == again
+    # The third block is zero in both; under one volume key it would be the same.
+    offset = encrypt.expected_root(UNLOCK, PARTITION).data_offset + 2 * 4096
+    assert one[offset : offset + 4096] != other[offset : offset + 4096]
+
+
+@pytest.mark.parametrize("name", ["kbs", "passphrase"])
+def test_the_header_is_the_one_that_the_initramfs_accepts(name: str) -> None:
+    unlock = UnlockSpec(unlock=(name,))
+    volume = VolumeSpec(
+        name="root",
+        partition_uuid=PARTITION,
+        providers=(),
+        mountpoint="/",
+        format_policy="never",
+        header="luks2",
+        kdf=volumes.key_slot_costs(unlock),
+    )
+    assert template(encrypt.expected_root(unlock, PARTITION)) == template(expected_header(volume))
+
+
+def test_what_people_type_costs_more_to_guess() -> None:
+    assert type(volumes.key_slot_costs(UnlockSpec(unlock=("kbs", "passphrase")))).__name__ == "Argon2id"
+    assert type(volumes.key_slot_costs(UNLOCK)).__name__ == "Pbkdf2"
+
+
+def test_the_disk_has_the_program_and_the_encrypted_root(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(LOCK)
+    (tmp_path / "boot.efi").write_bytes(b"MZ boot program")
+    (tmp_path / "root.luks").write_bytes(b"\x01" * MIB)
+    disk.build(
+        tmp_path / "disk.raw",
+        lock=tmp_path / "lock",
+        boot_program=tmp_path / "boot.efi",
+        root=tmp_path / "root.luks",
+        esp_size=34 * MIB,
+        disk_guid=str(UUID(int=1)),
+        esp_guid=str(UUID(int=2)),
+        root_guid=str(PARTITION),
+    )
+    with (tmp_path / "disk.raw").open("rb") as file:
+        table = gpt.read(file, "disk.raw")
+        esp, encrypted_part = table.partitions
+        assert (esp.type_guid, encrypted_part.type_guid) == (gpt.TYPE_ESP, gpt.TYPE_ROOT_X86_64)
+        assert (encrypted_part.guid, encrypted_part.name) == (PARTITION, "root")
+        file.seek(encrypted_part.offset)
+        assert file.read(encrypted_part.size) == b"\x01" * MIB
+        found = FatFilesystem.open(file, esp.offset, "esp").files
+        assert [entry.read() for entry in found.values()] == [b"MZ boot program"]
+
+
+def test_a_secret_in_the_boot_program_stops_the_disk(
+    tmp_path: Path, image: ConvertedImage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.make(image)
+    monkeypatch.setattr(layout, "own_keys", keys.own_keys)
+    (tmp_path / "boot.efi").write_bytes(b"MZ" + keys.passphrase_path(image).read_bytes())
+    with pytest.raises(SpecError, match="EFI system partition"):
+        layout.write_disk(
+            tmp_path / "disk.raw",
+            boot_program=tmp_path / "boot.efi",
+            esp_size=34 * MIB,
+            esp_guid=UUID(int=1),
+            disk_guid=UUID(int=2),
+            parts=[],
+            epoch=0,
+        )
+
+
+class Conversions:
+    """In the place of the appliance: writes what it was given, another root every time."""
+
+    def __init__(self) -> None:
+        self.plans: list[RootPlan] = []
+
+    def __call__(
+        self, base: Path, target: Path, plan: RootPlan, *, cache: Path, kernel: KernelTargets | None
+    ) -> RootFacts:
+        self.plans.append(plan)
+        target.write_bytes(os.urandom(4096) + bytes(plan.size - 4096))
+        if kernel is None:
+            return RootFacts(system="debian 13", device="/dev/sda1")
+        kernel.kernel.write_bytes(b"kernel")
+        kernel.modules.write_bytes(b"modules")
+        return RootFacts(system="debian 13", device="/dev/sda1", kernel="6.1")
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conversions:
+    conversions = Conversions()
+    monkeypatch.setattr(converted_root, "convert_root", conversions)
+    monkeypatch.setattr(root, "CONVERTED", tmp_path / "converted")
+    (tmp_path / "lock").write_text(LOCK)
+    (tmp_path / "base.raw").write_bytes(bytes(512))
+    return conversions
+
+
+SPEC = RootSpec(size=MIB, unlock=("kbs",))
+
+
+def convert(folder: Path, spec: RootSpec = SPEC, *, sha256: str = "") -> list[bytes]:
+    targets = [folder / name for name in ("root", "facts", "vmlinuz", "kernel.tar", "kernel.json")]
+    root.build(
+        *targets,
+        base_path=folder / "base.raw",
+        sha256=sha256,
+        lock=folder / "lock",
+        spec=spec,
+        kernel_files=(),
+    )
+    return [target.read_bytes() for target in targets]
+
+
+def test_a_root_is_made_once_and_then_kept(tmp_path: Path, made: Conversions) -> None:
+    first = convert(tmp_path)
+    assert json.loads(first[1]) == {"system": "debian 13", "device": "/dev/sda1", "kernel": "6.1"}
+    assert json.loads(first[4])["release"] == "6.1"
+    assert first[2:4] == [b"kernel", b"modules"]
+    # How it is opened is no part of what it is.
+    assert convert(tmp_path, replace(SPEC, unlock=("passphrase",), timeout=7)) == first
+    assert len(made.plans) == 1
+    assert [path.name for path in (tmp_path / "converted").iterdir() if path.name.startswith(".")] == []
+
+
+def test_another_size_or_base_is_another_root(tmp_path: Path, made: Conversions) -> None:
+    first = convert(tmp_path)
+    assert len(convert(tmp_path, replace(SPEC, size=2 * MIB))[0]) == 2 * MIB
+    (tmp_path / "base.raw").write_bytes(bytes(1024))
+    assert convert(tmp_path)[0] != first[0]
+    (tmp_path / "base.raw").write_bytes(bytes(512))
+    assert convert(tmp_path) == first
+    assert len(made.plans) == 3
+
+
+def test_a_damaged_entry_is_made_again(tmp_path: Path, made: Conversions) -> None:
+    first = convert(tmp_path)
+    (entry,) = (tmp_path / "converted").iterdir()
+    with (entry / "root.raw").open("r+b") as file:
+        file.write(b"changed")
+    assert convert(tmp_path)[0] != first[0]
+    (entry / "entry.json").unlink()
+    convert(tmp_path)
+    assert len(made.plans) == 3
+
+
+def test_a_conversion_that_fails_leaves_nothing(
+    tmp_path: Path, made: Conversions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> RootFacts:
+        raise SpecError("root.size: too small")
+
+    monkeypatch.setattr(converted_root, "convert_root", fails)
+    with pytest.raises(SpecError, match="too small"):
+        convert(tmp_path)
+    assert list((tmp_path / "converted").iterdir()) == []
+
+
+def test_another_base_than_the_one_that_was_named(tmp_path: Path, made: Conversions) -> None:
+    with pytest.raises(SpecError) as caught:
+        convert(tmp_path, sha256="a" * 64)
+    digest = hashlib.sha256(bytes(512)).hexdigest()
+    assert f"base.raw has the SHA-256 {digest}, the recipe says {'a' * 64}; it is another image" in str(
+        caught.value
+    )
+    (tmp_path / "base.raw").unlink()
+    with pytest.raises(SpecError, match=r"^base.path: there is no .*base.raw; put the image there"):
+        convert(tmp_path)
+    assert not made.plans
+
+
+def test_the_steps_fit_each_other(image: ConvertedImage) -> None:
+    made = [step(image) for step in (base.step, root.step, encrypt.step, disk.step)]
+    assert [step.name for step in made] == [
+        f"{name}:jindisk-style" for name in ("base", "convert", "encrypt", "disk")
+    ]
+    # Each reads what the one before it makes.
+    for before, after in itertools.pairwise(made):
+        assert set(before.products) & set(after.inputs)
+    own = replace(image, recipe=replace(image.recipe, kernel=replace(image.recipe.kernel, package=None)))
+    names = [path.name for path in root.step(own).products]
+    assert names == ["root.raw", "root.json", "vmlinuz", "kernel.tar", "kernel.json"]
+    brought = replace(image.recipe, base=replace(image.recipe.base, packages=(), path="none.qcow2"))
+    assert root.base_image(replace(image, recipe=brought)) == ROOT / "none.qcow2"

@@ -245,6 +245,9 @@ def _check_overlays(marks: Marks, recipe: Recipe, root: Path) -> None:
 
 def _check_volume(marks: Marks, recipe: Recipe, root: Path) -> None:
     check_unlock(marks, ("data",), recipe.data, root)
+    if recipe.data.format is FormatPolicy.NEVER and recipe.data.integrity is not VolumeIntegrity.NONE:
+        what = "integrity tags are the kernel's to write, and with format never the build makes the volume"
+        marks.add(("data", "integrity"), f"{what}; use if-blank, or leave integrity out")
 
 
 def _check_sizes(marks: Marks, recipe: Recipe) -> None:

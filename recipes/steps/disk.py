@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ..schema import DiskImage, Image
-from . import rootfs, uki, verity
+from . import data, rootfs, uki, verity
 from .layout import Part, write_disk
 from .packages import resolved_lock
 from .seeds import data_partition, derived_uuid
@@ -16,6 +16,11 @@ from .task import OUT, Step
 def raw_disk(image: DiskImage) -> Path:
     """Path of the raw disk."""
     return OUT / image.name / "disk.raw"
+
+
+def contents(image: Image) -> tuple[Path, ...]:
+    """What the data partition comes with, where the guest does not make it."""
+    return tuple(path for step in data.steps(image) for path in step.products)
 
 
 def step(image: Image) -> Step:
@@ -30,6 +35,7 @@ def step(image: Image) -> Step:
             rootfs.filesystem(image),
             verity.hash_tree(image),
             verity.verity_facts(image),
+            *contents(image),
         ),
         build=build,
         arguments={
@@ -39,6 +45,7 @@ def step(image: Image) -> Step:
             "tree": verity.hash_tree(image),
             "facts": verity.verity_facts(image),
             "esp_size": image.recipe.disk.esp_size,
+            "contents": contents(image),
             "data_size": image.recipe.data.size,
             "disk_guid": str(derived_uuid(image, "disk")),
             "esp_guid": str(derived_uuid(image, "esp")),
@@ -57,12 +64,13 @@ def build(
     tree: Path,
     facts: Path,
     esp_size: int,
+    contents: tuple[Path, ...],
     data_size: int,
     disk_guid: str,
     esp_guid: str,
     data_guid: str,
 ) -> None:
-    """Writes the disk, sparse where it is zero; the data partition has no content yet."""
+    """Writes the disk, sparse where it is zero; the data partition may have no content yet."""
     from ..formats.gpt import TYPE_LINUX_GENERIC, TYPE_ROOT_VERITY_X86_64, TYPE_ROOT_X86_64, PartitionPlan
     from ..sources import lock as locks
 
@@ -75,7 +83,7 @@ def build(
     parts = [
         Part(plan("root", TYPE_ROOT_X86_64, known.data_partition, sizes[0]), root),
         Part(plan("root-verity", TYPE_ROOT_VERITY_X86_64, known.hash_partition, sizes[1]), tree),
-        Part(plan("data", TYPE_LINUX_GENERIC, UUID(data_guid), data_size)),
+        Part(plan("data", TYPE_LINUX_GENERIC, UUID(data_guid), data_size), *contents),
     ]
     write_disk(
         target,

@@ -8,6 +8,7 @@ from ..schema import ConvertedImage, DiskImage, Image, Project, RealmImage, Shar
 from . import (
     broker_keys,
     check,
+    data,
     develop,
     disk,
     firmware,
@@ -25,10 +26,10 @@ from . import (
     unlock_keys,
     update,
     verity,
+    volume_keys,
 )
 from .convert import base, encrypt, root
 from .convert import disk as converted_disk
-from .convert import keys as converted_keys
 from .realm import applications, provision, stability
 from .realm import golden as realm_golden
 from .realm import initramfs as realm_initramfs
@@ -51,6 +52,7 @@ HEADERS = {
     "uki": "assemble and sign Unified Kernel Images",
     "firmware": "take firmware out of its package",
     "variables": "write variable stores with Secure Boot keys enrolled",
+    "data": "make data partitions that come with their image",
     "disk": "lay out disks",
     "applications": "import or make OCI application images, check and sign them",
     "launch": "render launch scripts",
@@ -77,6 +79,7 @@ def steps(image: Image) -> tuple[Step, ...]:
         initramfs.step(image),
         uki.step(image),
         *firmware.steps(image),
+        *data.steps(image),
         disk.step(image),
         launch.step(image),
         golden.step(image),
@@ -146,7 +149,6 @@ def _tasks(project: Project) -> Iterator[Task]:
     for image in project.images:
         yield from _disk_tasks(image, steps(image))
     for converted in project.converted:
-        yield converted_keys.task(converted)
         yield from _disk_tasks(converted, converted_steps(converted))
     for realm in project.realms:
         shared = project.kernel(realm.recipe.kernel)
@@ -164,6 +166,8 @@ def _tasks(project: Project) -> Iterator[Task]:
 
 def _disk_tasks(image: DiskImage, built: Sequence[Step]) -> Iterator[Task]:
     """The tasks of an image that boots from a disk."""
+    if volume_keys.kept(image):
+        yield volume_keys.task(image)
     yield from (step.task() for step in built)
     yield summary.task(image, [step.name for step in built])
     yield check.task(image)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schema import Architecture, Buildable, ConvertedImage, Image, RealmImage, SharedKernel
+from ..schema.volumes import FormatPolicy
 from ..units import MIB
 from .convert import asking as converted
 from .digests import CACHE, ROOT
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..sources.lock import Lock
     from ..sources.request import Request
 
+TOOLS_GROUP = converted.TOOLS_GROUP
 PACKAGES = CACHE / "packages"
 APT_WORK = CACHE / "apt"
 DEBIAN_ARCHITECTURES = {Architecture.X86_64: "amd64", Architecture.AARCH64: "arm64"}
@@ -63,6 +65,8 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
     """What a recipe asks of Debian: name of the group, packages, and the key of the recipe that asks."""
     if isinstance(image, Image):
         recipe = image.recipe
+        # What makes a file system for a volume that comes with the image.
+        volume: Asking = (TOOLS_GROUP, converted.TOOLS, ("data", "format"))
         return (
             ("rootfs", recipe.rootfs.packages, ("rootfs", "packages")),
             ("initramfs", recipe.initramfs.packages, ("initramfs", "packages")),
@@ -70,6 +74,7 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
             ("stub", (recipe.uki.stub,), ("uki", "stub")),
             ("toolchain", recipe.initramfs.toolchain, ("initramfs", "toolchain")),
             ("firmware", _firmware(image), ("machines", "firmware")),
+            *((volume,) if recipe.data.format is FormatPolicy.NEVER else ()),
         )
     if isinstance(image, ConvertedImage):
         return converted.asked_for(image)

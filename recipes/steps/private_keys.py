@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import broker_keys, keys, unlock_keys
-from .convert import keys as converted_keys
+from . import broker_keys, keys, unlock_keys, volume_keys
 from .realm import keys as realm_keys
 
 if TYPE_CHECKING:
@@ -19,4 +18,4 @@ def own_keys() -> tuple[OwnKey, ...]:
     roles = (keys.key_path(role) for role in keys.ROLES)
     paths = (*roles, unlock_keys.PRIVATE, *broker_keys.PRIVATE)
     ours = tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())
-    return (*ours, *realm_keys.own_keys(), *converted_keys.own_keys())
+    return (*ours, *realm_keys.own_keys(), *volume_keys.own_keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..schema import Image, RootfsSpec
 from . import helpers, kernel
@@ -13,14 +14,30 @@ from .private_keys import own_keys
 from .seeds import derived_uuid
 from .task import OUT, Step, source_files, tree_fingerprint
 from .unpack import unpacked
+from .volumes import volumes
+
+if TYPE_CHECKING:
+    from ..formats.tree import FileTree
 
 # The overlay with the service that raises the counter, and the service's name.
 COUNTER = "rollback-counter"
+# Where the data partition is mounted.
+MOUNT_POINT = "var"
 
 
 def filesystem(image: Image) -> Path:
     """Path of the root file system."""
     return OUT / image.name / "rootfs.erofs"
+
+
+def skeleton(image: Image) -> Path:
+    """Path of what the image has at the data partition's mount point, a tar archive."""
+    return OUT / image.name / "skeleton.tar"
+
+
+def keeps_skeleton(image: Image) -> bool:
+    """Whether the data partition comes with the image and has the skeleton in it."""
+    return any(volume.is_built for volume in volumes(image))
 
 
 def counts_releases(image: Image) -> bool:
@@ -42,7 +59,7 @@ def step(image: Image) -> Step:
     return Step(
         basename="rootfs",
         image=image,
-        products=(filesystem(image),),
+        products=(filesystem(image), *((skeleton(image),) if keeps_skeleton(image) else ())),
         inputs=(
             resolved_lock(image),
             kernel.package_files(image),
@@ -68,7 +85,7 @@ def step(image: Image) -> Step:
 
 def build(
     target: Path,
-    *,
+    *skeletons: Path,
     image: str,
     version: str,
     spec: RootfsSpec,
@@ -82,6 +99,7 @@ def build(
     from uuid import UUID
 
     from ..formats import erofs
+    from ..formats.oci_tar import write_tar
     from ..sources import lock as locks
     from ..sources.configure import SystemSpec, configure
     from ..sources.overlay import lay_over, read_overlay
@@ -101,9 +119,25 @@ def build(
         for path, node in modules.nodes.items():
             tree.nodes.setdefault(path, node)
         tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])
-        for archive in programs:
-            tree.add_file(f"{helpers.FOLDER}/tpm2", helpers.read_helpers(archive)["tpm2"], 0o755)
+        for helper in programs:
+            tree.add_file(f"{helpers.FOLDER}/tpm2", helpers.read_helpers(helper)["tpm2"], 0o755)
         configure(tree, packages, system)
         refuse_secrets(tree, "root file system", own_keys())
+        for archive in skeletons:
+            with archive.open("wb") as out:
+                write_tar(_below(tree, MOUNT_POINT), out, epoch=epoch)
         with target.open("wb") as out:
             erofs.write(tree, out, epoch=epoch, uuid=UUID(uuid), label=image[:15])
+
+
+def _below(tree: FileTree, path: str) -> FileTree:
+    """A folder of a tree as a tree of its own."""
+    from ..formats.tree import FileTree
+
+    found = FileTree()
+    found[""] = tree[path]
+    prefix = f"{path}/"
+    for name, node in tree.sorted():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = node
+    return found

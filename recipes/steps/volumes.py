@@ -46,6 +46,11 @@ class Volume:
     integrity: VolumeIntegrity = VolumeIntegrity.NONE
 
     @property
+    def is_built(self) -> bool:
+        """Whether the volume comes with the image, because the guest may never make it."""
+        return self.format is FormatPolicy.NEVER
+
+    @property
     def key_file(self) -> Path:
         """The key of a volume that the build makes, or that a development image has in its initramfs.
 
@@ -147,6 +152,13 @@ def read_providers(spec: UnlockSpec) -> tuple[Provider, ...]:
     from ..sources.providers import read_provider
 
     return tuple(read_provider(name, (PROVIDERS / name).read_bytes()) for name in spec.unlock)
+
+
+def has_header(spec: UnlockSpec) -> bool:
+    """Whether a LUKS2 header stands in front of the data."""
+    from ..sources.volumes import LUKS2
+
+    return header(spec, read_providers(spec)) == LUKS2
 
 
 def header(spec: UnlockSpec, providers: Sequence[Provider]) -> str:

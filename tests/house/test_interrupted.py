@@ -172,7 +172,7 @@ def test_no_machine_outlives_a_check_that_is_stopped(
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     project = replace(small.project, plain=False, environment=environment)
     process = project.start("check:debian-cvm")
-    for _ in range(400):
+    for _ in range(1600):
         pids = log.read_text().split() if log.exists() else []
         if len(pids) == 2:
             break

@@ -16,15 +16,17 @@ import pytest
 
 from recipes.errors import ToolError
 from recipes.formats.tree import FileTree
-from recipes.schema.volumes import UnlockSpec
+from recipes.schema.volumes import FormatPolicy, UnlockSpec, VolumeHeader
 from recipes.sources.converted_root import KernelTargets, RootFacts, RootPlan, convert_root
 from recipes.sources.debs import read_spool
 from recipes.sources.ext4_image import write_ext4
 from recipes.sources.guestfs_appliance import ADVICE, Drive, running
 from recipes.sources.locked_program import LockedProgram
-from recipes.steps.convert import encrypt
+from recipes.steps import volumes
 from recipes.steps.convert.root import APPLIANCE
+from recipes.steps.encrypted import write_volume
 from recipes.steps.keys import write_key
+from recipes.steps.volumes import Volume
 from recipes.units import MIB
 from tests.packages import control, directory, entry, write_deb
 from tests.support import require_tool
@@ -141,18 +143,25 @@ def test_the_newest_kernel_and_its_modules_come_out(converted: Converted) -> Non
     assert tree[f"usr/lib/modules/{KERNEL}/kernel/fs/ext4.ko"].read() == f"module of {KERNEL}".encode()
 
 
-def test_a_linux_kernel_opens_the_encrypted_root(converted: Converted, tmp_path: Path) -> None:
+def test_a_linux_kernel_opens_the_encrypted_root(
+    converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "KEYS", tmp_path)
+    spec = UnlockSpec(unlock=("kbs",), header=VolumeHeader.LUKS2)
+    root = Volume(
+        name="root",
+        image="test",
+        key=("root",),
+        partition=str(PARTITION),
+        mountpoint="/",
+        unlock=spec,
+        format=FormatPolicy.NEVER,
+    )
+    write_key(root.key_file, PASSPHRASE, 0o600)
     write_key(tmp_path / "passphrase", PASSPHRASE, 0o600)
     write_key(tmp_path / "seed", bytes(range(64)), 0o600)
     volume = tmp_path / "root.luks"
-    encrypt.build(
-        volume,
-        plain=converted.root,
-        passphrase=tmp_path / "passphrase",
-        seed=tmp_path / "seed",
-        partition=str(PARTITION),
-        unlock=UnlockSpec(unlock=("kbs",)),
-    )
+    write_volume(volume, root, plain=converted.root, seed=tmp_path / "seed")
     program = require_tool("cryptsetup")
     test = [program, "open", "--test-passphrase", "--key-file", str(tmp_path / "passphrase"), str(volume)]
     subprocess.run(test, check=True, capture_output=True)

@@ -12,6 +12,7 @@ from recipes.schema.volumes import FormatPolicy, SnpField, TpmSealing, VolumeHea
 from tests.unit.test_schema import RECIPE, write
 
 PROVIDERS = ("ephemeral", "tpm2", "kbs", "exec", "snp-derived-key", "passphrase")
+TAGS = "integrity tags are the kernel's to write, and with format never the build makes the volume"
 PLAIN = "data: {size: 64MiB, unlock: [ephemeral]}"
 
 
@@ -31,7 +32,7 @@ def mistakes(folder: Path, data: str) -> list[str]:
 def test_all_that_can_be_said(tmp_path: Path) -> None:
     data = """
   size: 64MiB
-  format: never
+  format: if-blank
   header: luks2
   integrity: hmac-sha256
   unlock: [tpm2, passphrase]
@@ -41,7 +42,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
   tpm2: {policy: literal, pcrs: [4, 7, 11]}
 """
     spec = load_image(recipe(tmp_path, data), tmp_path).recipe.data
-    assert (spec.format, spec.header) == (FormatPolicy.NEVER, VolumeHeader.LUKS2)
+    assert (spec.format, spec.header) == (FormatPolicy.IF_BLANK, VolumeHeader.LUKS2)
     assert spec.integrity is VolumeIntegrity.HMAC_SHA256
     assert (spec.unlock, spec.timeout, spec.provider_timeout) == (("tpm2", "passphrase"), 90, 45)
     assert spec.tpm2 is not None
@@ -77,6 +78,10 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
             "there is no provider initrd/unlock.d/tpm; did you mean 'tpm2'?",
         ),
         ("{size: 64MiB, unlock: [kbs]}", "provider kbs needs data.kbs"),
+        (
+            "{size: 64MiB, unlock: [passphrase], format: never, integrity: hmac-sha256}",
+            f"{TAGS}; use if-blank, or leave integrity out",
+        ),
         (
             "{size: 64MiB, unlock: [ephemeral], tpm2: {}}",
             "data.tpm2 is for provider tpm2, which is not in unlock; add it there",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import itertools
 import json
@@ -13,19 +12,15 @@ from uuid import UUID
 
 import pytest
 
-from recipes.errors import ImageError, SpecError
-from recipes.formats import gpt, luks2
+from recipes.errors import SpecError
+from recipes.formats import gpt
 from recipes.formats.fat_reader import FatFilesystem
-from recipes.formats.luks2_segment import SectorCipher
-from recipes.formats.luks2_template import template
 from recipes.schema import ConvertedImage, RootSpec, load_project
 from recipes.schema.volumes import UnlockSpec
 from recipes.sources import converted_root
 from recipes.sources.converted_root import KernelTargets, RootFacts, RootPlan
-from recipes.sources.volumes import VolumeSpec, expected_header
-from recipes.steps import keys as secure_boot_keys
-from recipes.steps import layout, volumes
-from recipes.steps.convert import asking, base, disk, encrypt, keys, root
+from recipes.steps import layout, volume_keys, volumes
+from recipes.steps.convert import asking, base, disk, encrypt, root
 from recipes.units import MIB
 from tests.support import ROOT
 
@@ -42,8 +37,8 @@ def image() -> ConvertedImage:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of keys of our own."""
-    monkeypatch.setattr(keys, "FOLDER", tmp_path / "keys")
-    for module in (keys, volumes):
+    monkeypatch.setattr(volume_keys, "FOLDER", tmp_path / "keys")
+    for module in (volume_keys, volumes):
         monkeypatch.setattr(module, "KEYS", tmp_path / "keys/volumes")
     return tmp_path / "keys"
 
@@ -56,101 +51,6 @@ def test_what_is_asked_of_debian(image: ConvertedImage) -> None:
     own = replace(brought, kernel=replace(brought.kernel, package=None))
     names = {name for name, _, _ in asking.asked_for(replace(image, recipe=own))}
     assert names == {"initramfs", "stub", "toolchain", "firmware", "added"}
-
-
-def test_keys_are_made_once_and_are_nobodys_else(image: ConvertedImage, folder: Path) -> None:
-    keys.make(image)
-    passphrase, seed = keys.passphrase_path(image), keys.seed_path(image)
-    assert passphrase == folder / "volumes" / "jindisk-style-root"
-    assert [path.stat().st_mode & 0o777 for path in (passphrase, seed, passphrase.parent)] == [
-        0o600,
-        0o600,
-        0o700,
-    ]
-    before = passphrase.read_bytes(), seed.read_bytes()
-    assert len(base64.b64decode(before[0], validate=True)) == len(before[1]) == 64
-    keys.make(image)
-    assert (passphrase.read_bytes(), seed.read_bytes()) == before
-    assert {key.data for key in keys.own_keys()} == set(before)
-
-
-def test_keys_that_are_not_as_they_must_be(image: ConvertedImage, folder: Path) -> None:
-    keys.make(image)
-    path = keys.passphrase_path(image)
-    path.chmod(0o640)
-    with pytest.raises(
-        ImageError, match=r"volumes/jindisk-style-root: others may use it \(mode 0640\); run chmod 600"
-    ):
-        keys.make(image)
-    path.chmod(0o600)
-    path.write_bytes(b"short")
-    with pytest.raises(ImageError) as caught:
-        keys.make(image)
-    assert str(caught.value).endswith(
-        "has 5 bytes, expected 32 to 512; restore it, or remove it and encrypt the root anew"
-    )
-
-
-def plain(folder: Path, content: bytes = b"plain") -> Path:
-    path = folder / "root.raw"
-    path.write_bytes(content.ljust(4 * 4096, b"\0"))
-    return path
-
-
-def encrypted(folder: Path, content: bytes = b"plain", unlock: UnlockSpec = UNLOCK) -> bytes:
-    folder.mkdir(exist_ok=True)
-    for name, data in (("passphrase", b"p" * 88), ("seed", bytes(range(64)))):
-        secure_boot_keys.write_key(folder / name, data, 0o600)
-    encrypt.build(
-        folder / "root.luks",
-        plain=plain(folder, content),
-        passphrase=folder / "passphrase",
-        seed=folder / "seed",
-        partition=str(PARTITION),
-        unlock=unlock,
-    )
-    return (folder / "root.luks").read_bytes()
-
-
-def test_the_passphrase_opens_what_decrypts_to_the_root(tmp_path: Path) -> None:
-    data = encrypted(tmp_path)
-    expected = encrypt.expected_root(UNLOCK, PARTITION)
-    header = luks2.read(data, expected, "root.luks")
-    key = luks2.open(data, header, b"p" * 88, "root.luks")
-    segment = data[expected.data_offset :]
-    assert bytes(SectorCipher(key, 4096).decrypt(segment)) == plain(tmp_path).read_bytes()
-    # A hole says as little as the rest.
-    assert all(any(segment[start : start + 4096]) for start in range(0, len(segment), 4096))
-
-
-def test_the_same_root_is_the_same_bytes_and_another_has_another_volume_key(tmp_path: Path) -> None:
-    one, again, other = (
-        encrypted(tmp_path / name, content) for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y"))
-    )
-    assert one == again
-    # The third block is zero in both; under one volume key it would be the same.
-    offset = encrypt.expected_root(UNLOCK, PARTITION).data_offset + 2 * 4096
-    assert one[offset : offset + 4096] != other[offset : offset + 4096]
-
-
-@pytest.mark.parametrize("name", ["kbs", "passphrase"])
-def test_the_header_is_the_one_that_the_initramfs_accepts(name: str) -> None:
-    unlock = UnlockSpec(unlock=(name,))
-    volume = VolumeSpec(
-        name="root",
-        partition_uuid=PARTITION,
-        providers=(),
-        mountpoint="/",
-        format_policy="never",
-        header="luks2",
-        kdf=volumes.key_slot_costs(unlock),
-    )
-    assert template(encrypt.expected_root(unlock, PARTITION)) == template(expected_header(volume))
-
-
-def test_what_people_type_costs_more_to_guess() -> None:
-    assert type(volumes.key_slot_costs(UnlockSpec(unlock=("kbs", "passphrase")))).__name__ == "Argon2id"
-    assert type(volumes.key_slot_costs(UNLOCK)).__name__ == "Pbkdf2"
 
 
 def test_the_disk_has_the_program_and_the_encrypted_root(tmp_path: Path) -> None:
@@ -181,9 +81,10 @@ def test_the_disk_has_the_program_and_the_encrypted_root(tmp_path: Path) -> None
 def test_a_secret_in_the_boot_program_stops_the_disk(
     tmp_path: Path, image: ConvertedImage, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys.make(image)
-    monkeypatch.setattr(layout, "own_keys", keys.own_keys)
-    (tmp_path / "boot.efi").write_bytes(b"MZ" + keys.passphrase_path(image).read_bytes())
+    (volume,) = volumes.volumes(image)
+    volume_keys.make([volume])
+    monkeypatch.setattr(layout, "own_keys", volume_keys.own_keys)
+    (tmp_path / "boot.efi").write_bytes(b"MZ" + volume.key_file.read_bytes())
     with pytest.raises(SpecError, match="EFI system partition"):
         layout.write_disk(
             tmp_path / "disk.raw",

@@ -39,6 +39,7 @@ def build(folder: Path, boot_program: bytes) -> Path:
         root=folder / "root",
         tree=folder / "tree",
         facts=folder / "facts",
+        contents=(),
         esp_size=34 * MIB,
         data_size=16 * MIB,
         disk_guid=GUIDS[0],

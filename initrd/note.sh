@@ -79,6 +79,6 @@ may_format() {
         finish 20 denied "$device is blank, and provider $name knows that it was formatted: the host has wiped it;" \
             "attach this machine's own disk, or make the provider forget it to begin anew"
     fi
-    [ -n "$REMEMBERS" ] ||
-        warn "unlock $volume: $device is BLANK and is formatted; if it ever held data, the host has wiped them"
+    # Whoever may use the TPM can also make it forget, so that a new volume is said aloud in any case.
+    warn "unlock $volume: $device is BLANK and is formatted; if it ever held data, the host has wiped them"
 }

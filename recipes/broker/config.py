@@ -18,6 +18,8 @@ from .trust import KeyTrust
 # Ours: a guest asks two or three times for a boot, and many guests may share the address of a gateway.
 _RATE = Rate(200, 400)
 _RATE_PER_CLIENT = Rate(10, 60)
+# Spec: RFC 9293 section 3.1; 0 asks the kernel for any.
+_PORTS = range(2**16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class BrokerConfig:
         golden: manifests whose machines may have keys.
         keys: folder of keys, a file for each volume; see ``keystore``.
         trust: whose attestation keys are believed.
-        rules: one for each volume; without any, each file in ``keys`` is one for every golden machine.
+        rules: one for each volume; without any, the only file in ``keys`` is for every golden machine.
+        accept_omitted: whether machines will do whose manifest lacks PCR 0 or 2, whatever their rules say.
         certificate: PEM file with the server's certificate and those up to its CA; without it the broker
             speaks HTTP, which it does on a loopback address only.
         private_key: PEM file, not encrypted.
@@ -43,6 +46,7 @@ class BrokerConfig:
     keys: Path
     trust: KeyTrust
     rules: tuple[VolumeRule, ...] = ()
+    accept_omitted: bool = False
     bank: HashAlgorithm = HashAlgorithm.SHA256
     phase: str = PHASES[0]
     certificate: Path | None = None
@@ -71,6 +75,8 @@ class BrokerConfig:
             loopback = ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             raise SpecError(f"broker: host {self.host!r} is no IP address; write one such as ::1") from None
+        if self.port not in _PORTS:
+            raise SpecError(f"broker: port {self.port} is not within 0 to {_PORTS[-1]}; 8443 is usual")
         if self.certificate is None and not loopback:
             what = f"{self.host} is no loopback address, and there is no certificate"
             raise SpecError(f"broker: {what}; over plain HTTP anybody can answer in the broker's place")
@@ -88,6 +94,20 @@ class BrokerConfig:
 @dataclass(frozen=True)
 class _Rules:
     volumes: tuple[VolumeRule, ...]
+
+
+def read_rules(path: Path) -> tuple[VolumeRule, ...]:
+    """The rules in a file; see ``load_rules``.
+
+    Raises:
+        SpecError: it is no UTF-8, or has mistakes.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: byte {error.start} is no UTF-8; save the rules as UTF-8") from None
+    return load_rules(text, str(path))
 
 
 def load_rules(text: str, path: str) -> tuple[VolumeRule, ...]:

@@ -11,8 +11,9 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ..errors import FormatError, ImageError
+from ..errors import FormatError, ImageError, SpecError
 from ..formats import eventlog
 from ..formats.tpm2_public import Public, read_sized_public
 from ..measure.quote import Evidence, QuoteError, Reason, Refusal, VerifiedQuote, verify_quote
@@ -63,7 +64,7 @@ class Broker:
         entropy: gives so many random bytes, for sessions and nonces.
 
     Raises:
-        SpecError: the configuration does not fit together.
+        SpecError: the configuration does not fit together, or says too little.
         KeyFileError: a key is missing, or others can read it.
     """
 
@@ -78,11 +79,19 @@ class Broker:
         config.check()
         self._clock = clock or Clock()
         self._audit, self._trust, self._keys = audit, config.trust, KeyStore(config.keys)
-        rules = config.rules or tuple(VolumeRule(volume=name) for name in self._keys.volumes())
+        rules = config.rules or _only_rule(config.keys, self._keys.volumes())
         for rule in rules:
             with self._keys.key(rule.volume):
                 pass
-        self._policy = ReleasePolicy(config.golden, rules, bank=config.bank, phase=config.phase)
+        self._policy = ReleasePolicy(
+            config.golden,
+            rules,
+            bank=config.bank,
+            phase=config.phase,
+            accept_omitted=config.accept_omitted,
+        )
+        for warning in self._policy.warnings:
+            _log.warning("%s", warning)
         self._limiter = RateLimiter(self._clock, config.rate_per_client, config.rate)
         self._lifetime = int(config.nonce_lifetime)
         self._sessions = Sessions(
@@ -238,6 +247,14 @@ def _field(refusal: Refusal) -> str:
 
 def _difference(refusal: Refusal) -> str:
     return f"expected {refusal.expected}, got {refusal.found}"
+
+
+def _only_rule(keys: Path, volumes: Sequence[str]) -> tuple[VolumeRule, ...]:
+    """Without rules every golden machine may have the key, which is meant only where there is one key."""
+    if len(volumes) > 1:
+        what = f"{keys} has {len(volumes)} volumes"
+        raise SpecError(f"{what}; say with --rules which machines may have which")
+    return tuple(VolumeRule(volume=name) for name in volumes)
 
 
 # What went wrong may be anything, the name of a file included; the log has it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import SpecError, suggestion
 from ..formats.tpm2 import show_selections
-from ..golden.manifest import GoldenMachine, GoldenManifest, Policy
+from ..golden.manifest import GoldenMachine, GoldenManifest, Omitted, Policy
 from ..golden.verify import STRONG
 from ..measure.quote import Expectation
 from ..measure.tpm_policy import PcrValue, pcr_selections
@@ -23,10 +23,22 @@ from .messages import is_volume_name
 from .refusal import RefusedError
 
 _PCR = re.compile(r"PCR([0-9]|1[0-9]|2[0-3])")
-# The one PCR that firmware extends with the program before that runs. PCR 11 alone does not say which program
-# it was: everything in it is public, and what a host starts instead can extend it likewise.
-# Spec: TCG PFP 1.06 section 3.3.4 (PCR 4), UAPI "Linux TPM PCR Registry" (PCR 11).
-_CODE = "PCR4"
+# Registers without which a quote does not say that the image is what runs, and who would get the key then.
+# PCR 11 alone does not say which program it was: everything in it is public, and what a host starts instead
+# can extend it likewise. PCR 4 is the one that firmware extends with the program before that runs.
+# Spec: TCG PFP 1.06 section 3.3.4 (PCR 4, 7), UAPI "Linux TPM PCR Registry" (PCR 9, 11, 12).
+_REQUIRED = {
+    "PCR4": "any program would get the key",
+    "PCR7": "a guest with another Secure Boot policy would get the key",
+    "PCR9": "a guest with another command line or initramfs would get the key",
+    "PCR11": "a guest with another UKI, or past its initramfs, would get the key",
+    "PCR12": "a guest with a host's command line or credentials would get the key",
+}
+# Registers of the platform, which not every machine's prediction has, and what hides where one is missing.
+# Spec: TCG PFP 1.06 section 3.3.4.
+_PLATFORM = {"PCR0": "firmware", "PCR1": "ACPI tables or boot order", "PCR2": "option ROM"}
+# Those that cover code, which runs before PCR 4 is extended and could then extend anything.
+_PLATFORM_CODE = ("PCR0", "PCR2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +49,26 @@ class VolumeRule:
         machines: of the golden manifests; any of them where it is empty.
         attestation_keys: enrolled names, or ``ek:`` and the SHA-256 of an endorsement key's certificate; any
             that is trusted where it is empty.
+        accept_omitted: whether machines will do whose manifest lacks PCR 0 or 2.
     """
 
     volume: str
     machines: tuple[str, ...] = ()
     attestation_keys: tuple[str, ...] = ()
+    accept_omitted: bool = False
 
 
 @dataclass(frozen=True)
 class Expected:
-    """One machine of one manifest as a quote has to show it."""
+    """One machine of one manifest as a quote has to show it.
+
+    Attributes:
+        omitted: registers of the platform that no quote is held against, and why.
+    """
 
     machine: str
     expectation: Expectation
+    omitted: tuple[Omitted, ...] = ()
 
     @property
     def selection(self) -> str:
@@ -65,9 +84,14 @@ class ReleasePolicy:
         rules: one for each volume.
         bank: of the PCRs that are quoted.
         phase: of the boot at which keys are released.
+        accept_omitted: as in a rule, for all of them.
+
+    Attributes:
+        warnings: what no quote will show, a line for each machine that has such a thing.
 
     Raises:
-        SpecError: a rule that names nothing, or a machine that no quote can be held against.
+        SpecError: a rule that names nothing, or a machine that no quote can be held against, or none that
+            covers the code before the image and its rule does not accept that.
     """
 
     def __init__(
@@ -77,6 +101,7 @@ class ReleasePolicy:
         *,
         bank: HashAlgorithm = HashAlgorithm.SHA256,
         phase: str = PHASES[0],
+        accept_omitted: bool = False,
     ) -> None:
         if bank not in STRONG:
             raise SpecError(f"bank {bank.value}: it proves nothing any more; use sha256")
@@ -84,7 +109,7 @@ class ReleasePolicy:
             raise SpecError(f"boot phase {phase!r} is unknown{suggestion(phase, PHASES)}")
         self._bank, self._phase = bank, phase
         expected = [
-            Expected(machine.name, _expectation(manifest, machine, bank, phase))
+            _expected(manifest, machine, bank, phase)
             for manifest in manifests
             for machine in manifest.machines
             if _is_wanted(machine.name, rules)
@@ -93,6 +118,10 @@ class ReleasePolicy:
         if len(self._rules) != len(rules):
             raise SpecError("rules: a volume is there twice; give it one rule")
         self._expected = {rule.volume: _matching(rule, expected) for rule in rules}
+        for rule in rules:
+            if not (accept_omitted or rule.accept_omitted):
+                _check_omitted(self._expected[rule.volume])
+        self.warnings = tuple(dict.fromkeys(_omission(each) for each in expected if each.omitted))
 
     def rule(self, volume: str) -> VolumeRule:
         """The rule of a volume.
@@ -151,6 +180,35 @@ def _matching(rule: VolumeRule, expected: Sequence[Expected]) -> tuple[Expected,
     return found
 
 
+def _check_omitted(expected: Iterable[Expected]) -> None:
+    for each in expected:
+        if any(item.register in _PLATFORM_CODE for item in each.omitted):
+            hint = "accept that with --accept-omitted, or name other machines with --rules"
+            raise SpecError(f"{_omission(each)}; {hint}")
+
+
+def _omission(expected: Expected) -> str:
+    """What is not held against a machine's quotes, why, and what that hides."""
+    names = [item.register for item in expected.omitted]
+    verb = "is" if len(names) == 1 else "are"
+    reasons = "; ".join(item.reason for item in expected.omitted)
+    hidden = " or ".join(_PLATFORM[name] for name in names)
+    what = f"{', '.join(names)} {verb} not in the golden manifest ({reasons})"
+    return f"machine {expected.machine}: {what}; a host's {hidden} would not be seen"
+
+
+def _expected(manifest: GoldenManifest, machine: GoldenMachine, bank: HashAlgorithm, phase: str) -> Expected:
+    expectation = _expectation(manifest, machine, bank, phase)
+    reasons = {item.register: item.reason for item in machine.omitted}
+    quoted = {f"PCR{value.index}" for value in expectation.values}
+    omitted = tuple(
+        Omitted(register=name, reason=reasons.get(name, f"no value to enforce in the bank {bank.value}"))
+        for name in _PLATFORM
+        if name not in quoted
+    )
+    return Expected(machine.name, expectation, omitted)
+
+
 def _expectation(
     manifest: GoldenManifest, machine: GoldenMachine, bank: HashAlgorithm, phase: str
 ) -> Expectation:
@@ -171,8 +229,10 @@ def _expectation(
         if wanted not in rows:
             raise SpecError(f"{where}: {name} has no value for the phase {phase}; measure the image again")
         values.append(PcrValue(bank, int(match[1]), rows[wanted]))
-    if _CODE not in {f"PCR{value.index}" for value in values}:
-        what = f"{_CODE} is not enforced in the bank {bank.value}"
-        raise SpecError(f"{where}: {what}; any program would get the key")
+    missing = [name for name in _REQUIRED if name not in {f"PCR{value.index}" for value in values}]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        what = f"{', '.join(missing)} {verb} not enforced in the bank {bank.value}"
+        raise SpecError(f"{where}: {what}; {_REQUIRED[missing[0]]}")
     label = f"{manifest.image} {manifest.version} {machine.name}".replace("  ", " ")
     return Expectation(label, tuple(sorted(values, key=lambda value: value.index)))

@@ -7,7 +7,9 @@ likes. A broker has exactly one of: ``EnrolledKeys``, ``EndorsedKeys``, ``Report
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +29,9 @@ from .refusal import RefusedError
 _MAX_PUBLIC_FILE = 4096
 # As long as the digest of the templates' nameAlg allows. Spec: part 1 section 24.3.
 _SECRET_SIZE = 32
+# Whoever may write an enrolled key is trusted by the broker. Root may write them all the same.
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_ROOT = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class EnrolledKeys:
         """The keys in a folder: ``NAME.pub`` is a TPM2B_PUBLIC, as ``tpm2_createak -u`` writes it.
 
         Raises:
-            ImageError: there is no such folder, or a key cannot be read.
+            ImageError: there is no such folder, others may write it or a key in it, or one cannot be read.
             FormatError: a file is no such public area.
             VerifyError: a key could sign what no TPM made.
         """
@@ -119,10 +124,31 @@ def _read_keys(folder: Path) -> dict[str, Public]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`")
     try:
-        found = {path.stem: _read_start(path) for path in sorted(folder.glob("*.pub"))}
+        _check_owned(folder, folder.stat())
+        found = {path.stem: _read_enrolled(path) for path in sorted(folder.glob("*.pub"))}
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
     return {name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()}
+
+
+def _read_enrolled(path: Path) -> bytes:
+    with path.open("rb") as file:
+        _check_owned(path, os.fstat(file.fileno()))
+        return file.read(_MAX_PUBLIC_FILE)
+
+
+def _check_owned(path: Path, found: os.stat_result) -> None:
+    """Returns if only the broker's own user, or root, may write a file or folder.
+
+    Raises:
+        ImageError: others may.
+    """
+    if found.st_uid not in (os.geteuid(), _ROOT):
+        what = f"belongs to user {found.st_uid}, this is user {os.geteuid()}"
+        raise ImageError(f"{path}: {what}; enrolled keys must belong to the broker's own user, or to root")
+    if found.st_mode & _OTHERS_WRITE:
+        what = f"mode {stat.S_IMODE(found.st_mode):04o} lets others write"
+        raise ImageError(f"{path}: {what}; `chmod go-w` it, and look whose keys are enrolled")
 
 
 def _named(keys: Mapping[str, Public]) -> dict[bytes, str]:
@@ -227,8 +253,3 @@ def _check_enrolled(key: Public, name: str) -> None:
     except QuoteError as error:
         what = "; ".join(map(str, error.refusals))
         raise VerifyError(f"attestation key {name}: {what}; make one with tpm2_createak") from None
-
-
-def _read_start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_MAX_PUBLIC_FILE)

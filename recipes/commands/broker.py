@@ -43,6 +43,11 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--rules", type=Path, metavar="FILE", help="YAML: who may have which volume's key")
     parser.add_argument(
+        "--accept-omitted",
+        action="store_true",
+        help="release to machines whose golden manifest lacks PCR 0 or 2, with a warning",
+    )
+    parser.add_argument(
         "--certificate", type=Path, metavar="FILE", help="PEM; without it HTTP, on loopback only"
     )
     parser.add_argument("--private-key", type=Path, metavar="FILE", help="PEM, of the certificate")
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         print(PROTOCOL.rstrip("\n"))
         return 0
     _check(options)
-    from ..broker.config import BrokerConfig, load_rules
+    from ..broker.config import BrokerConfig, read_rules
     from ..broker.server import serve
     from ..broker.trust import EndorsedKeys, EnrolledKeys, KeyTrust
     from .manifests import load
@@ -74,12 +79,12 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(trust, EnrolledKeys) and not len(trust):
         what = "no attestation key is enrolled, so every guest is refused; a refused guest shows its own"
         print(f"{options.enrolled}: {what}; put it there as NAME.pub", file=sys.stderr)
-    rules = load_rules(options.rules.read_text(encoding="utf-8"), str(options.rules)) if options.rules else ()
     config = BrokerConfig(
         golden=tuple(load(path) for path in options.golden),
         keys=options.keys,
         trust=trust,
-        rules=rules,
+        rules=read_rules(options.rules) if options.rules else (),
+        accept_omitted=options.accept_omitted,
         certificate=options.certificate,
         private_key=options.private_key,
         host=options.host,

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _golden(options: argparse.Namespace) -> int:
-    from ..golden.explain import explain
+    from ..golden.explain import explain, explain_unlock
     from ..golden.manifest import trace_json
     from .manifests import load, machine_of
 
@@ -74,6 +74,8 @@ def _golden(options: argparse.Namespace) -> int:
         print(json.dumps([trace_json(trace) for trace in traces], indent=1))
     else:
         print(f"{manifest.image} {manifest.version} on {machine.name}\n\n{explain(traces)}", end="")
+        if manifest.unlock and not options.register:
+            print(f"\n{explain_unlock(manifest.unlock, machine.name)}", end="")
     return 0
 
 

@@ -149,6 +149,32 @@ def fill(shape: Template, values: Mapping[str, bytes]) -> bytes:
     return bytes(out)
 
 
+def pin(shape: Template, values: Mapping[str, bytes]) -> Template:
+    """The template with ``values`` as literals in place of the holes of these names.
+
+    Only headers that have these very bytes there match it. They are one with the literals beside them.
+
+    Raises:
+        FormatError: there is no such hole, or a value is of another size or alphabet, or is a checksum.
+    """
+    names = {hole.name for hole in shape.holes if hole.charset is not Charset.SHA256}
+    for name in sorted(values):
+        if name not in names:
+            raise FormatError("luks2 template", f"{name} is no hole that can be pinned")
+    parts: list[Part] = []
+    after_pinned = False
+    for part in shape.parts:
+        pinned = isinstance(part, Hole) and part.name in values
+        fixed = Literal(part.offset, _content(part, values, bytearray())) if pinned else part
+        last = parts[-1] if parts else None
+        if (pinned or after_pinned) and isinstance(fixed, Literal) and isinstance(last, Literal):
+            parts[-1] = Literal(last.offset, last.data + fixed.data)
+        else:
+            parts.append(fixed)
+        after_pinned = pinned
+    return Template(shape.size, tuple(parts))
+
+
 def checksum(copy: bytes | bytearray) -> bytes:
     """SHA-256 of a 16384-byte header copy whose checksum field counts as zero."""
     end = CHECKSUM_AT + CHECKSUM_SIZE

@@ -43,6 +43,24 @@ def load_key(pem: bytes, source: str) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def check_certificate(pem: bytes, source: str) -> None:
+    """Stops at whatever is not exactly one X.509 certificate: the guest trusts one CA and no list of them.
+
+    Raises:
+        FormatError: there is none or more than one, or it does not parse.
+    """
+    remedy = "give the one CA certificate that vouches for the broker, in PEM"
+    # Blocks of other labels count too: the guest's reader passes over them in silence.
+    # Spec: RFC 7468 section 2.
+    blocks = pem.count(b"-----BEGIN ")
+    if blocks != 1 or pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
+        raise FormatError(source, f"{blocks} PEM blocks, expected one certificate and nothing else; {remedy}")
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise FormatError(source, f"not a certificate ({error}); {remedy}") from None
+
+
 def make_ca(key: ec.EllipticCurvePrivateKey, common_name: str) -> x509.Certificate:
     """A self-signed CA certificate that may sign no other CA."""
     name = _name(common_name)

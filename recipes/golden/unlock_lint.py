@@ -22,7 +22,7 @@ from .unlock import (
     VolumeProvider,
     register_at_unlock,
 )
-from .unlock_predict import PROVIDER, SECURE_BOOT_REGISTER
+from .unlock_predict import OVERRIDE_REGISTER, PROVIDER, SECURE_BOOT_REGISTER
 
 # TPM2_PCR_Reset works on these at locality 0. Spec: PC Client Platform TPM Profile 1.05 section 4.6.
 _RESETTABLE = (16, 23)
@@ -41,6 +41,10 @@ _DERIVED = frozenset({"snp-derived-key", "cca-sealing-key"})
 _INSIDE = _DERIVED | {PROVIDER}
 # Providers that may get a key from people in ways that a recipe does not tell.
 _FROM_PEOPLE = frozenset({"passphrase", "exec"})
+
+# Registers that show words which a host adds to the command line: `rdinit=` comes before any script of ours.
+_COMMAND_LINES = frozenset({9, OVERRIDE_REGISTER})
+_ADDED_WORDS = "a host that adds rdinit= to the command line gets a shell that can have the key"
 
 Key = tuple[str | int, ...]
 
@@ -127,14 +131,16 @@ def _unpredicted(who: str, index: int, key: Key, machines: Sequence[GoldenMachin
 
 
 def _signed(policy: TpmPolicy, key: Key, insecure: list[str]) -> Iterator[Finding]:
-    others = sorted(set(policy.pcrs) - {PHASE_REGISTER, SECURE_BOOT_REGISTER})
+    others = sorted(set(policy.pcrs) - {PHASE_REGISTER, SECURE_BOOT_REGISTER, OVERRIDE_REGISTER})
     if others:
         what = f"the signature stands in the UKI and cannot speak of {_pcrs(others)}"
-        yield _error(key, f"{what}; sign for PCR {SECURE_BOOT_REGISTER} beside PCR {PHASE_REGISTER} at most")
+        yield _error(key, f"{what}; sign for PCR 7, 11 and 12")
+    if OVERRIDE_REGISTER not in policy.registers:
+        yield _error(key, f"{_ADDED_WORDS}; add PCR {OVERRIDE_REGISTER}")
     if SECURE_BOOT_REGISTER not in policy.registers:
         # Everything that PCR 11 holds is public: the sections of the UKI and the words of the phases.
         what = "whatever program the host starts instead can extend PCR 11 as this image does and get the key"
-        fix = f"add pcrs: [{SECURE_BOOT_REGISTER}] and Secure Boot, or use policy literal with PCR 4"
+        fix = f"add PCR {SECURE_BOOT_REGISTER} and Secure Boot, or use policy literal with PCR 4"
         yield _warning(key, f"{what}; {fix}")
     elif insecure:
         what = f"{_machines(insecure)} boots without Secure Boot, so nothing is signed for it"
@@ -144,16 +150,18 @@ def _signed(policy: TpmPolicy, key: Key, insecure: list[str]) -> Iterator[Findin
 def _literal(policy: TpmPolicy, key: Key, insecure: list[str], *, escrow: bool) -> Iterator[Finding]:
     registers = policy.registers
     if not registers:
-        yield _error(key, "a literal policy without registers opens for everything; write pcrs: [4, 11]")
+        yield _error(key, "a literal policy without registers opens for everything; write pcrs: [4, 11, 12]")
         return
     if _FIRMWARE.issuperset(registers):
-        yield _error(key, f"{_pcrs(registers)} cover firmware and not the image; add PCR 4 and 11")
+        yield _error(key, f"{_pcrs(registers)} cover firmware and not the image; add PCR 4, 11 and 12")
     elif PHASE_REGISTER not in registers:
         what = f"without PCR {PHASE_REGISTER} the key can still be had once the initramfs is left"
         yield _error(key, f"{what}; add it")
     elif _PROGRAM_REGISTER not in registers and SECURE_BOOT_REGISTER not in registers:
         what = f"{_pcrs(registers)}: whatever program the host starts instead can extend PCR 11 likewise"
         yield _error(key, f"{what}; add PCR {_PROGRAM_REGISTER}, which holds the program")
+    elif not _COMMAND_LINES.intersection(registers):
+        yield _error(key, f"{_ADDED_WORDS}; add PCR {OVERRIDE_REGISTER}")
     elif _PROGRAM_REGISTER not in registers and insecure:
         what = f"{_machines(insecure)} boots without Secure Boot, where PCR 7 keeps no program out"
         yield _warning(key, f"{what}; add PCR {_PROGRAM_REGISTER}, which holds the program")

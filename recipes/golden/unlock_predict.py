@@ -13,6 +13,8 @@ from .unlock import BANK, PHASE, Approval, MachinePolicy, TpmPolicy, UnlockPolic
 
 # What PCR 7 has to do with a signature. Spec: TCG PFP 1.06 section 3.3.4.8.
 SECURE_BOOT_REGISTER = 7
+# What comes from outside the UKI: command lines, addons, credentials. Spec: UAPI "Linux TPM PCR Registry".
+OVERRIDE_REGISTER = 12
 PROVIDER = "tpm2"
 
 

@@ -16,13 +16,20 @@ Url = Annotated[
     str, Text(r"https://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?/?", "https://broker.example:8443")
 ]
 # Files that a person brings; relative to the project.
-FilePath = Annotated[str, Text(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", "keys/broker-ca.pem")]
+FilePath = Annotated[
+    str, Text(r"([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*", "keys/broker-ca.pem")
+]
 ProgramPath = Annotated[str, Text(r"usr/[A-Za-z0-9_./-]+", "usr/bin/site-key")]
 VolumeName = Annotated[str, Text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "data")]
 MachineName = Annotated[str, Text(r"[!-~]{1,128}", "q35-1cpu-512m-tis")]
 
-# What a signature in the UKI can speak of: PCR 4 holds the UKI and with it the signature.
-SIGNED_REGISTERS = (7, 11)
+# What a signature in the UKI speaks of. PCR 4 cannot be among it: it holds the UKI and with it the
+# signature. PCR 12 has command lines from outside: with it no `rdinit=` that a host adds gets the key.
+SIGNED_REGISTERS = (7, 11, 12)
+# What the helper raises a counter by at once (initrd/helpers/tpm2_nv.c).
+MAX_RELEASE = 1000
+# The same for machines without Secure Boot; nothing keeps other programs out there.
+INSECURE_REGISTERS = (11, 12)
 
 
 class FormatPolicy(Enum):
@@ -80,8 +87,9 @@ class Tpm2Spec:
     """Options of provider ``tpm2``.
 
     Attributes:
-        pcrs: registers of the policy. Signed ones are 7 and 11: what PCR 11 holds is public and any program
-            can extend it likewise, so only with PCR 7 and Secure Boot it means this image.
+        pcrs: registers of the policy. Signed ones are 7, 11 and 12: what PCR 11 holds is public and any
+            program can extend it likewise, so only with PCR 7 and Secure Boot it means this image, and only
+            with PCR 12 it means its own command line.
         release: with a signed policy, the number of this release; an older one than was ever booted well is
             refused. 0 lets every signed release open the volume.
     """
@@ -177,12 +185,27 @@ def check_unlock(marks: Marks, place: Place, spec: UnlockSpec, root: Path) -> No
             marks.add((*place, key), what)
         elif not given and key in _NEEDED and name in spec.unlock:
             marks.add((*place, "unlock"), f"provider {name} needs {_dotted(place)}.{key}")
+    _check_options(marks, place, spec)
+    _check_times(marks, place, spec)
+
+
+def _check_options(marks: Marks, place: Place, spec: UnlockSpec) -> None:
     if spec.tpm2 is not None:
         _check_tpm2(marks, (*place, "tpm2"), spec.tpm2)
     if spec.snp is not None:
         _check_snp(marks, (*place, "snp"), spec.snp)
+    if spec.kbs is not None and isinstance(spec.kbs.url, str):
+        port = spec.kbs.url.rstrip("/").rpartition(":")[2]
+        if port.isdigit() and int(port) > 65535:
+            marks.add((*place, "kbs", "url"), f"port {port} is not 1 to 65535")
+
+
+def _check_times(marks: Marks, place: Place, spec: UnlockSpec) -> None:
     for key in ("timeout", "provider_timeout"):
         check_seconds(marks, (*place, key), getattr(spec, key))
+    if spec.provider_timeout > spec.timeout:
+        what = f"provider_timeout {spec.provider_timeout} is more than timeout {spec.timeout}"
+        marks.add((*place, "provider_timeout"), f"{what}, which is for all; write less")
 
 
 def check_seconds(marks: Marks, place: Place, value: int) -> None:
@@ -207,11 +230,16 @@ def _check_tpm2(marks: Marks, place: Place, spec: Tpm2Spec) -> None:
             marks.add((*place, "pcrs", index), f"PCR {register}: a TPM has 0 to 23")
         elif register in given[:index]:
             marks.add((*place, "pcrs", index), f"PCR {register} is listed twice")
-    if spec.policy is TpmSealing.SIGNED and spec.registers not in (SIGNED_REGISTERS, (11,)):
-        what = "a signature in the UKI can speak of PCR 11, or of 7 and 11; write pcrs: [7, 11]"
+    if spec.policy is TpmSealing.SIGNED and spec.registers not in (SIGNED_REGISTERS, INSECURE_REGISTERS):
+        what = (
+            "a signature in the UKI speaks of PCR 7, 11 and 12; [11, 12] is for machines without Secure Boot"
+        )
         marks.add((*place, "pcrs"), what)
     if spec.policy is TpmSealing.LITERAL and not given:
         marks.add(place, f"{_dotted(place)}: policy literal needs pcrs, such as [4, 7, 11]")
+    if spec.release > MAX_RELEASE:
+        what = f"release {spec.release} is above {MAX_RELEASE}; the TPM's counter is raised one by one"
+        marks.add((*place, "release"), what)
     if spec.policy is TpmSealing.LITERAL and spec.release:
         marks.add((*place, "release"), "release is for policy signed; a literal policy knows one boot only")
 

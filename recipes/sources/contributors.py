@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from ..formats import cpio
 from ..formats.tree import FileTree, Node, NodeType
+from ..units import format_size
 
 MODULES, BUSYBOX, SCRIPTS, HELPERS = "kernel modules", "busybox", "scripts", "helpers"
 CONFIGURATION, OTHERS, LAYOUT = "configuration", "other files", "directories and links"
@@ -82,6 +83,18 @@ def breakdown(tree: FileTree, compress: Compress, *, epoch: int = 0) -> Breakdow
     return Breakdown(contributors=tuple(found), whole=_compressed(tree, compress, epoch))
 
 
+def render(found: Breakdown) -> str:
+    """A table for people: what each part costs when nothing else is there, the largest first."""
+    rows = [
+        (each.name, f"{each.files} files", format_size(each.size), format_size(each.alone))
+        for each in found.contributors
+    ]
+    rows.append(("saved by compressing together", "", "", format_size(found.shared)))
+    rows.append(("the initramfs", "", "", format_size(found.whole)))
+    head = ("part", "", "plain", "compressed alone")
+    return "".join(f"{a:<32} {b:>10} {c:>10} {d:>17}".rstrip() + "\n" for a, b, c, d in (head, *rows))
+
+
 def group_of(tree: FileTree, path: str) -> str:
     """The name of the part that ``path`` belongs to; a second name of a file goes with the file."""
     node = tree[path]
@@ -107,7 +120,7 @@ def _group_of_file(path: str, node: Node) -> str:
 
 def _is_ours(node: Node) -> bool:
     """Whether a file is made by the build or is part of the project, and so comes from no package."""
-    return node.source in ("", "generated") or "/" in node.source
+    return node.source in ("", "generated") or "/" in node.source or node.source.startswith("volume ")
 
 
 def _begins_with(node: Node, magic: bytes) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import SpecError
 from ..formats.luks2_model import Expected, Integrity, Kdf, KdfBounds, Pbkdf2, TokenShape
+from ..formats.luks2_template import Template, check, pin, template
 from ..formats.luks2_template import shell_table as header_table
-from ..formats.luks2_template import template
 from ..formats.tpm2_token import blob_place
 from ..formats.tree import FileTree
 from .providers import OPTION_REGISTERS, PASSPHRASE, VOLUME_KEY, Provider
@@ -27,6 +27,8 @@ INTEGRITIES = {"none": Integrity.NONE, "hmac-sha256": Integrity.HMAC_SHA256}
 ESCROW_FILE = "escrow.pem"
 # A key that a machine drew has nothing that could be guessed.
 CHEAPEST = Pbkdf2(1000)
+# Holes of a LUKS2 header that name its volume key.
+PINNED = frozenset({"digests.0.salt", "digests.0.digest"})
 SECRET_FILES = frozenset({"keyfile"})
 
 
@@ -43,6 +45,8 @@ class VolumeSpec:
         integrity: ``none`` or ``hmac-sha256``.
         kdf: costs of the key slot.
         token: the token that provider tpm2 keeps its sealed key in.
+        pinned: what the LUKS2 header of a volume that the build made says, by name of the hole. No other
+            volume is opened then, an older release's neither.
         marker: handle of the NV index where provider tpm2 remembers which volume the TPM formatted.
         files: for ``/etc/unlock/<volume>.d``, by name; a new volume's key is encrypted to ``escrow.pem``.
         options: of the providers, such as ``KBS_URL``.
@@ -60,6 +64,7 @@ class VolumeSpec:
     integrity: str = "none"
     kdf: Kdf = CHEAPEST
     token: TokenShape | None = None
+    pinned: Mapping[str, bytes] = field(default_factory=dict)
     marker: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +110,36 @@ def expected_header(volume: VolumeSpec) -> Expected:
     )
 
 
+def header_shape(volume: VolumeSpec) -> Template:
+    """The LUKS2 headers of a volume that the initramfs opens.
+
+    Raises:
+        FormatError: its header has no fixed form, or what is pinned has no place in it.
+    """
+    return pin(template(expected_header(volume)), volume.pinned)
+
+
+def pin_volume(volume: VolumeSpec, metadata: bytes) -> VolumeSpec:
+    """The volume, opened only with the volume key of the one that the build made.
+
+    The digest of a LUKS2 header says which volume key is the right one, and a build draws another key for
+    other content. Key slots stay open: a passphrase may be changed. ``metadata`` are the first
+    ``METADATA_SIZE`` bytes. Without a header nothing can be pinned: the host may bring back an older volume
+    that was encrypted with the same key.
+
+    Raises:
+        FormatError: the initramfs would not open this header.
+    """
+    if volume.header != LUKS2:
+        return volume
+    shape = template(expected_header(volume))
+    check(metadata, shape, f"volume {volume.name}")
+    holes = (hole for hole in shape.holes if hole.name in PINNED)
+    return replace(
+        volume, pinned={hole.name: metadata[hole.offset : hole.offset + hole.size] for hole in holes}
+    )
+
+
 def add_volume(tree: FileTree, volume: VolumeSpec) -> None:
     """Adds the files of a volume that passed the checks.
 
@@ -115,7 +150,7 @@ def add_volume(tree: FileTree, volume: VolumeSpec) -> None:
     base = f"{ETC}/{volume.name}"
     tree.add_file(f"{base}.conf", assignments(settings(volume)))
     if volume.header == LUKS2:
-        table = header_table(template(expected_header(volume)))
+        table = header_table(header_shape(volume))
         tree.add_file(f"{base}.header", table.encode("ascii"))
     for name in sorted(volume.files):
         mode = 0o600 if name in SECRET_FILES else 0o644

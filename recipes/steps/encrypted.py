@@ -2,7 +2,10 @@
 
 All of the file system is encrypted, free blocks too. A header says exactly what the initramfs expects: one
 key slot, the partition's UUID, costs that need not be high because the passphrase is drawn and not made up.
-The same plain file system, seed and key give the same bytes.
+The same plain file system, seed and key give the same bytes. With a header another file system has another
+volume key, and the initramfs opens the volume of its own release alone (``volumes.read_volume``). Without one
+the key is what a provider gives: nothing in the image says which release a volume is of, and a host that
+brings back an older one is not stopped.
 """
 
 from __future__ import annotations

@@ -27,6 +27,11 @@ def archive(image: DiskImage) -> Path:
     return OUT / image.name / "initramfs.cpio.zst"
 
 
+def sizes(image: DiskImage) -> Path:
+    """Path of the table that says what takes how much of it."""
+    return OUT / image.name / "initramfs.sizes.txt"
+
+
 def scripts() -> tuple[Path, ...]:
     """The boot scripts; folders beside them are for others, such as realms."""
     return tuple(sorted(path for path in SCRIPTS.iterdir() if path.is_file()))
@@ -40,6 +45,11 @@ def kernel_cmdline(image: DiskImage) -> str:
     return image.recipe.kernel.cmdline.strip()
 
 
+def _is_made(path: Path) -> bool:
+    """Whether another task makes the file, so that it may be missing yet."""
+    return path.is_relative_to(ROOT / "keys") or path.is_relative_to(OUT)
+
+
 def step(image: DiskImage) -> Step:
     """The step that makes the initramfs."""
     opened = volumes(image)
@@ -47,7 +57,7 @@ def step(image: DiskImage) -> Step:
     return Step(
         basename="initramfs",
         image=image,
-        products=(archive(image),),
+        products=(archive(image), sizes(image)),
         inputs=(
             resolved_lock(image),
             kernel.package_files(image),
@@ -55,7 +65,7 @@ def step(image: DiskImage) -> Step:
             helpers.helpers_path(image),
             *scripts(),
             # Without a file that a person brings the step itself says what is missing.
-            *(path for path in files if path.is_relative_to(ROOT / "keys") or path.exists()),
+            *(path for path in files if _is_made(path) or path.exists()),
         ),
         build=build,
         arguments={
@@ -76,6 +86,7 @@ def step(image: DiskImage) -> Step:
 
 def build(
     target: Path,
+    table: Path,
     *,
     lock: Path,
     kernel_files: Path,
@@ -87,10 +98,11 @@ def build(
     spec: InitramfsSpec,
     opened: Sequence[Volume],
 ) -> None:
-    """Writes the initramfs."""
+    """Writes the initramfs, and what it is made of."""
     from ..formats import zstd
     from ..sources import initramfs
     from ..sources import lock as locks
+    from ..sources.contributors import breakdown, render
     from ..sources.debs import read_spool
 
     wanted = initramfs.InitramfsSpec(
@@ -116,8 +128,9 @@ def build(
             phase_commands(),
             compiled(programs, wanted),
         )
-        allowed = initramfs.secret_paths(wanted)
-        write_archive(result, target, epoch=locks.load(lock).epoch, compress=compress, secret=allowed)
+        epoch, allowed = locks.load(lock).epoch, initramfs.secret_paths(wanted)
+        write_archive(result, target, epoch=epoch, compress=compress, secret=allowed)
+        table.write_text(render(breakdown(result, compress, epoch=epoch)), encoding="utf-8")
 
 
 def compiled(programs: Path, spec: sources.InitramfsSpec) -> dict[str, bytes]:

@@ -129,17 +129,20 @@ def sign_policies(
 
 def _boot_digests(uki: bytes, name: str, policy: TpmPolicy, machines: Sequence[SecureMachine]) -> list[bytes]:
     from ..golden.unlock import PHASE_REGISTER, boot_digest
-    from ..golden.unlock_predict import SECURE_BOOT_REGISTER
+    from ..golden.unlock_predict import OVERRIDE_REGISTER, SECURE_BOOT_REGISTER
     from ..measure import boot, stub, tpm, userspace
+    from ..measure.trace import Trace
     from ..measure.ukifile import read_uki
 
-    if policy.registers == (PHASE_REGISTER,):
-        (trace,) = tpm.traces(stub.section_steps(read_uki(uki, name)))
-        prediction = boot.Prediction(traces=userspace.phase_traces(trace), omitted=(), sequence=())
-        return [boot_digest(prediction.value, policy.registers, rollback=policy.rollback)]
-    if set(policy.registers) != {SECURE_BOOT_REGISTER, PHASE_REGISTER}:
+    if set(policy.registers) - {SECURE_BOOT_REGISTER, PHASE_REGISTER, OVERRIDE_REGISTER}:
         what = f"a signed policy on PCR {', '.join(map(str, policy.registers))} cannot stand in the UKI"
-        raise SpecError(f"data.tpm2: {what}; use PCR 11, or 7 and 11")
+        raise SpecError(f"data.tpm2: {what}; use PCR 7, 11 and 12")
+    if SECURE_BOOT_REGISTER not in policy.registers:
+        (trace,) = tpm.traces(stub.section_steps(read_uki(uki, name)))
+        # Nothing comes from outside the UKI, so nothing is measured for it.
+        traces = (*userspace.phase_traces(trace), Trace(tpm.register(OVERRIDE_REGISTER), ()))
+        prediction = boot.Prediction(traces=traces, omitted=(), sequence=())
+        return [boot_digest(prediction.value, policy.registers, rollback=policy.rollback)]
     if not machines:
         what = "PCR 7 is to be signed, and no machine has Secure Boot"
         raise SpecError(f"data.tpm2: {what}; add a machine with such firmware, or leave PCR 7 out")
@@ -150,7 +153,7 @@ def _boot_digests(uki: bytes, name: str, policy: TpmPolicy, machines: Sequence[S
 
 
 def _secure_boot(uki: bytes, name: str, item: SecureMachine) -> Prediction:
-    """PCR 7 and 11 of a machine: neither depends on the firmware's code or on the partition table."""
+    """PCR 7, 11 and 12 of a machine: none depends on the firmware's code or on the partition table."""
     from ..formats import varstore
     from ..measure.boot import BootInputs, prepare, replay_boot
     from ..measure.stub import StubInputs

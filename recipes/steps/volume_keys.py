@@ -67,10 +67,11 @@ def make(wanted: Sequence[Volume]) -> None:
     """Makes what is missing.
 
     Raises:
-        ImageError: a file that others can read, or of a size that nobody takes.
+        ImageError: a folder or file that others can use, or a file of a size that nobody takes.
     """
     FOLDER.mkdir(exist_ok=True)
     KEYS.mkdir(exist_ok=True, mode=0o700)
+    _check_folder()
     for volume in wanted:
         drawn = os.urandom(_SIZE)
         if not volume.key_file.exists():
@@ -85,8 +86,9 @@ def read_key(volume: Volume) -> bytes:
     """The passphrase of the volume's key slot, or its volume key.
 
     Raises:
-        ImageError: others can read it, or it has another size than the unlock driver takes.
+        ImageError: others can use it or its folder, or it has another size than the unlock driver takes.
     """
+    _check_folder()
     return _read(volume.key_file, PASSPHRASE_SIZES if has_header(volume.unlock) else VOLUME_KEY_SIZES)
 
 
@@ -105,6 +107,13 @@ def own_keys() -> tuple[OwnKey, ...]:
 
     paths = [*FOLDER.glob(f"*{_SEED_SUFFIX}"), *(KEYS.iterdir() if KEYS.is_dir() else ())]
     return tuple(OwnKey(_name(path), path.read_bytes()) for path in sorted(paths) if path.is_file())
+
+
+def _check_folder() -> None:
+    """Others could put a key of theirs in the place of one in an open folder."""
+    mode, name = stat.S_IMODE(KEYS.stat().st_mode) & 0o777, _name(KEYS)
+    if mode != 0o700:
+        raise ImageError(f"{name}: mode {mode:04o}, expected 0700; run chmod 700 {name}")
 
 
 def _read(path: Path, sizes: range) -> bytes:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ..errors import SpecError
+from ..errors import FormatError, SpecError
 from ..schema import ConvertedImage, DiskImage
 from ..schema.volumes import FormatPolicy, SnpSpec, Tpm2Spec, TpmSealing, UnlockSpec, VolumeIntegrity
 from . import broker_keys, unlock_keys
 from .digests import ROOT
 from .keys import FOLDER
 from .seeds import data_partition, root_partition
+from .task import OUT
 
 if TYPE_CHECKING:
     from ..formats.luks2_model import Kdf, TokenShape
@@ -49,6 +50,11 @@ class Volume:
     def is_built(self) -> bool:
         """Whether the volume comes with the image, because the guest may never make it."""
         return self.format is FormatPolicy.NEVER
+
+    @property
+    def built_path(self) -> Path:
+        """The encrypted volume, where the build makes it."""
+        return OUT / self.image / ("root.luks" if self.name == "root" else "data.img")
 
     @property
     def key_file(self) -> Path:
@@ -98,7 +104,7 @@ def is_signed(spec: UnlockSpec) -> bool:
 
 
 def input_files(volume: Volume) -> tuple[Path, ...]:
-    """What ``read_volume`` reads: the providers, and the keys and certificates they want."""
+    """What ``read_volume`` reads: the providers, the keys and certificates they want, and a built volume."""
     spec = volume.unlock
     found = [PROVIDERS / name for name in spec.unlock]
     if is_signed(spec):
@@ -109,23 +115,28 @@ def input_files(volume: Volume) -> tuple[Path, ...]:
         found.append(ROOT / spec.escrow)
     if KEYFILE in spec.unlock:
         found.append(volume.key_file)
+    if volume.is_built:
+        found.append(volume.built_path)
     return tuple(found)
 
 
 def read_volume(volume: Volume) -> VolumeSpec:
     """What the initramfs is told about a volume.
 
+    Of a LUKS2 volume that the build makes the header is pinned: a release does not open the volume of an
+    older one. Without a header there is nothing to pin, and such a rollback is not stopped.
+
     Raises:
-        SpecError: a provider's header is wrong, or a file that the recipe names is not there.
-        FormatError: a key does not parse.
+        SpecError: a provider's header is wrong, or a file that the recipe names is not there or not right.
+        FormatError: a key does not parse, or the built volume is not one that the initramfs opens.
     """
     from ..formats.tpm2_nv import FORMAT_MARKER
-    from ..sources.volumes import VolumeSpec
+    from ..sources.volumes import LUKS2, VolumeSpec, expected_header, pin_volume
 
     spec = volume.unlock
     providers = read_providers(spec)
     marked = TPM2 in spec.unlock and volume.format is FormatPolicy.IF_BLANK
-    return VolumeSpec(
+    told = VolumeSpec(
         name=volume.name,
         partition_uuid=UUID(volume.partition),
         providers=providers,
@@ -141,6 +152,10 @@ def read_volume(volume: Volume) -> VolumeSpec:
         provider_timeout=spec.provider_timeout,
         total_timeout=spec.timeout,
     )
+    if not volume.is_built or told.header != LUKS2:
+        return told
+    with volume.built_path.open("rb") as file:
+        return pin_volume(told, file.read(expected_header(told).metadata_size))
 
 
 def read_providers(spec: UnlockSpec) -> tuple[Provider, ...]:
@@ -201,33 +216,40 @@ def _counter(spec: UnlockSpec) -> int | None:
 
 def _files(volume: Volume) -> dict[str, bytes]:
     """The content of ``/etc/unlock/<volume>.d``."""
+    from ..formats.escrow_key import check_escrow_key
+    from ..formats.tls_certificates import check_certificate
+
     spec = volume.unlock
     files: dict[str, bytes] = {}
     if is_signed(spec):
         pem = unlock_keys.PUBLIC.read_bytes()
         files |= {"tpm2.pem": pem, "tpm2.pub": unlock_keys.tpm_public(pem)}
     if spec.kbs is not None:
-        files["kbs-ca.pem"] = _brought(spec.kbs.ca, "kbs.ca")
+        files["kbs-ca.pem"] = _brought(spec.kbs.ca, (*volume.key, "kbs", "ca"), check_certificate)
     if spec.escrow is not None:
-        files["escrow.pem"] = _brought(spec.escrow, "escrow")
+        files["escrow.pem"] = _brought(spec.escrow, (*volume.key, "escrow"), check_escrow_key)
     if KEYFILE in spec.unlock:
         files["keyfile"] = volume.key_file.read_bytes()
     return files
 
 
-def _brought(path: str, key: str) -> bytes:
+def _brought(path: str, key: Sequence[str], check: Callable[[bytes, str], None]) -> bytes:
     """A public file that the recipe names.
 
     Raises:
-        SpecError: it is not there, or holds a private key.
+        SpecError: it is not there, holds a private key, or is not what ``check`` wants.
     """
-    where = f"{key}: {path}"
+    where = f"{'.'.join(key)}: {path}"
     try:
         data = (ROOT / path).read_bytes()
     except OSError as error:
         raise SpecError(f"{where}: {str(error.strerror).lower()}; put the file there") from None
     if b"PRIVATE KEY-----" in data:
         raise SpecError(f"{where}: this is a private key; name the public part of it")
+    try:
+        check(data, where)
+    except FormatError as error:
+        raise SpecError(str(error)) from None
     return data
 
 

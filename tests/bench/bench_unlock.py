@@ -1,106 +1,71 @@
-"""What unlocking costs: the initramfs by contributor, and how long a boot takes until a volume is open.
+"""What unlocking costs a boot: when the volume is open, by provider. What it costs the initramfs stands in
+``out/<image>/initramfs.sizes.txt``.
 
-``python -m tests.bench.bench_unlock`` prints the initramfs of the built default image. A row's size is what
-its files hold; the ratio is that of the group's own archive, compressed alone as the real one is, to that
-size. Groups compressed together share what is alike in them: the last row says how much that is.
+Each row is one UEFI boot under TCG of an image that is built: the time from the kernel's start to the moment
+after which no key can be had any more (the phase ``leave-initrd``), and in brackets what the unlock driver
+took of it. It is no ratio: nothing else does the same.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
-from unittest import mock
 
-from recipes.formats.tree import FileTree
-from recipes.schema import load_project
-from recipes.sources.contributors import Breakdown, breakdown
-from recipes.steps import initramfs
-from recipes.steps.develop import TESTED_IMAGE
-from recipes.units import format_size
-from tests.bench.common import ROOT, Row, print_table
+from recipes.golden.report import parse_report
+from tests.bench.common import Row, print_table
+from tests.boot.support import Built, Run, altered, boot_uefi
+from tests.boot.test_jindisk import IMAGE as CONVERTED
+from tests.boot.test_jindisk import Lab, shown_key
+from tests.boot.test_tpm2_unlock import IMAGE as SEALED
+from tests.boot.test_tpm2_unlock import Life
+from tests.boot.variants import Variant
 
-_LABEL = "compressed alone / plain"
-# The kernel's time stamp, then the driver's line about a provider that gave a key: `log` in initrd/unlock.
-_GIVEN = re.compile(
-    r"^\[ *([0-9]+\.[0-9]+)\] goldsmith: unlock ([a-z0-9_-]+): provider ([a-z0-9-]+) ended with 0\r?$",
-    re.MULTILINE,
-)
+SHIPPED = Variant()
+PLAIN = Built()
+# systemd's log as the boot report has it, and in it when the phase was extended, in microseconds.
+_MEASURED = re.compile(rb"GOLDSMITH-REPORT [0-9]+ measure-log ([A-Za-z0-9+/=]+)")
+_LEFT = re.compile(rb'"string":"leave-initrd".*?"timestamp":([0-9]+)')
 
 
 def rows() -> list[Row]:
-    """The initramfs by contributor; without a built image there is nothing to measure."""
-    found = shipped()
-    if found is None:
+    """The measured boots; images that are not built have none."""
+    if not all(built.golden.is_file() for built in (PLAIN, SEALED, CONVERTED)):
         return []
-    return [
-        *(
-            _row(f"{each.name}, files: {each.files}", each.size, each.alone)
-            for each in found.contributors
-            if each.size
-        ),
-        _row("all of it", sum(each.size for each in found.contributors), found.whole),
-        Row(f"initramfs: saved by compressing all together: {format_size(found.shared)}", 0, 0, 0, 0),
-    ]
+    with tempfile.TemporaryDirectory(prefix="goldsmith-bench.") as name:
+        return [_row(title, run) for title, run in boots(Path(name))]
 
 
-def _row(name: str, size: int, compressed: int) -> Row:
-    shown = f"initramfs: {name}: {format_size(compressed)}"
-    return Row(shown, size, 0, 0, 0, _LABEL, compressed / size)
+def boots(folder: Path) -> Iterator[tuple[str, Run]]:
+    """A boot for each way to open a volume."""
+    yield "ephemeral, no header", boot_uefi(PLAIN, PLAIN.machine("q35-1cpu-512m-tis"), [copy(PLAIN, folder)])
+    with altered(SEALED, folder) as disk:
+        life = Life(folder, disk)
+        yield "tpm2, LUKS2, first boot: format", life.boot(SHIPPED)
+        yield "tpm2, LUKS2", life.boot(SHIPPED)
+    with altered(CONVERTED, folder) as disk:
+        lab = Lab(folder, disk)
+        (lab.enrolled / "machine.pub").write_bytes(shown_key(lab.boot()))
+        yield "kbs, LUKS2, broker on loopback", lab.boot()
 
 
-def shipped() -> Breakdown | None:
-    """The initramfs of the default image as its step assembles it; nothing where an input is missing."""
-    image = next(image for image in load_project(ROOT).images if image.name == TESTED_IMAGE)
-    step = initramfs.step(image)
-    if not all(path.exists() for path in step.inputs):
-        return None
-    found: list[Breakdown] = []
-
-    # The archive itself does not say where a file came from; the tree that it is written from does.
-    def write_archive(
-        tree: FileTree,
-        target: Path,
-        *,
-        epoch: int,
-        compress: Callable[[BinaryIO, BinaryIO], object],
-        secret: Collection[str] = (),
-    ) -> None:
-        found.append(breakdown(tree, compress, epoch=epoch))
-
-    with (
-        tempfile.TemporaryDirectory(dir=ROOT / "out") as folder,
-        mock.patch.object(initramfs, "write_archive", write_archive),
-    ):
-        step.build(Path(folder, "initramfs"), **step.arguments)
-    return found[0]
+def copy(built: Built, folder: Path) -> Path:
+    """The shipped disk, to be written to."""
+    path = folder / "plain.raw"
+    subprocess.run(["cp", "--sparse=always", built.disk, path], check=True)
+    path.chmod(0o600)
+    return path
 
 
-@dataclass(frozen=True)
-class Given:
-    """A key that a provider gave; ``seconds`` after the kernel started."""
-
-    volume: str
-    provider: str
-    seconds: float
-
-
-def keys_given(log: str) -> tuple[Given, ...]:
-    """When each volume got its key, by the time stamps of a kernel log or of a console at log level 7.
-
-    A driver that is given a key opens the volume next; what follows is the file system's time.
-    """
-    return tuple(Given(volume, provider, float(when)) for when, volume, provider in _GIVEN.findall(log))
-
-
-def boot_rows(log: str, emulation: str = "TCG") -> Iterable[Row]:
-    """A row for each volume that a boot opened; ``log`` is that of one boot."""
-    for given in keys_given(log):
-        name = f"boot to key, {emulation}: {given.provider} ({given.volume})"
-        yield Row(name, 0, given.seconds, 0, 0)
+def _row(title: str, run: Run) -> Row:
+    driver = sum(volume.milliseconds for volume in parse_report(run.console, title).volumes) / 1000
+    log = b"".join(base64.b64decode(text) for text in _MEASURED.findall(run.console))
+    found = _LEFT.search(log)
+    assert found is not None, title
+    return Row(f"boot to unlocked: {title} (driver {driver:.1f} s)", 0, int(found[1]) / 1e6, 0, 0)
 
 
 if __name__ == "__main__":

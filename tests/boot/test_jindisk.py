@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from recipes.broker.config import BrokerConfig
+from recipes.broker.policy import VolumeRule
 from recipes.broker.server import running
 from recipes.broker.trust import EnrolledKeys
 from recipes.schema import ConvertedImage
@@ -64,6 +65,7 @@ class Lab:
             private_key=broker_keys.SERVER_KEY,
             port=urlsplit(spec.url).port or 443,
             audit=self.folder / "audit",
+            rules=(VolumeRule(volume=spec.volume, accept_omitted=True),),
         )
         work = self.folder / "work"
         work.mkdir()

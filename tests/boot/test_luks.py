@@ -144,7 +144,7 @@ def test_a_volume_is_committed_and_remembered(tried: Tried) -> None:
     assert tried.of("exit", "settled") == "0 "
 
 
-def test_a_disk_that_is_blank_is_a_warning_where_nobody_remembers(tried: Tried) -> None:
+def test_a_disk_that_is_blank_is_a_warning(tried: Tried) -> None:
     warning = "is BLANK and is formatted; if it ever held data, the host has wiped them"
     assert f"goldsmith: unlock cut: /dev/vda3 {warning}" in tried.run.text
     assert f"goldsmith: unlock cut-plain: /dev/vda9 {warning}" in tried.run.text

@@ -6,8 +6,9 @@ so that nothing but what was attacked can be the reason.
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,14 +39,15 @@ class Life:
     folder: Path
     disk: Path
 
-    def boot(self, variant: Variant, *, tpm: str = "tpm") -> Run:
+    def boot(self, variant: Variant, *, tpm: str = "tpm", options: Sequence[str] = ()) -> Run:
         """Boots a variant of the shipped UKI, or with none of its fields set that UKI itself."""
         work = self.folder / "work"
         work.mkdir()
         put_uki(self.disk, make_uki(IMAGE, work, variant))
         state = self.folder / tpm
         state.mkdir(exist_ok=True)
-        run = boot_uefi(IMAGE, IMAGE.machine(MACHINE), [self.disk], until=is_over, tpm=state)
+        machine = IMAGE.machine(MACHINE)
+        run = boot_uefi(IMAGE, machine, [self.disk], until=is_over, tpm=state, options=options)
         shutil.rmtree(work)
         return run
 
@@ -78,6 +80,47 @@ def other_words() -> Variant:
     return Variant(sections={".cmdline": line.encode()}, files={"etc/initramfs/config": changed})
 
 
+# What systemd-stub adds to the command line where it does not see a confidential machine (systemd-stub(7)).
+ADDED = ("-smbios", "type=11,value=io.systemd.stub.kernel-cmdline-extra=rdinit=/usr/lib/goldsmith/attack")
+# The host's shell, so to say: it runs before any script of ours, extends the phase as they do, asks for the
+# key.
+ATTACK = b"""#!/usr/bin/busybox sh
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run
+export PATH=/usr/bin:/usr/sbin
+. /usr/lib/goldsmith/common.sh
+. /etc/initramfs/config
+. /usr/lib/goldsmith/measure.sh
+insmod_all() { while read -r module; do insmod "$module" 2>/dev/null; done <"$1"; }
+insmod_all /etc/initramfs/modules.tpm
+measure_phase enter-initrd
+mkdir -p /run/unlock
+read -r eleven </sys/class/tpm/tpm0/pcr-sha256/11
+echo "ATTACK PCR11 $eleven" >/dev/console
+UNLOCK_VOLUME=data UNLOCK_CONF=/etc/unlock/data.conf UNLOCK_PURPOSE=format UNLOCK_KIND=passphrase \\
+    UNLOCK_TOKEN=/run/token UNLOCK_HEADER= UNLOCK_DEVICE=none UNLOCK_UUID=none UNLOCK_NONCE=00 \\
+    /usr/lib/unlock.d/tpm2 3>/run/key 2>/run/words </dev/null
+code=$?
+echo "ATTACK key of $(busybox stat -c %s /run/key) bytes, code $code: $(cat /run/words)" >/dev/console
+echo "goldsmith: FATAL: attack ended, Kernel panic" >/dev/console
+echo o >/proc/sysrq-trigger
+sleep 60
+"""
+
+
+def attacked() -> Variant:
+    """An image that has the host's program in it, signed like any other; only who starts it is the host."""
+    files = {"usr/lib/goldsmith/attack": ATTACK}
+    return Variant(files=files, signed=True, rollback=Rollback(ROLLBACK_COUNTER, 1))
+
+
+def other_kernel() -> Variant:
+    """The kernel with another letter in what it says of its build: it runs the same, and is another one."""
+    data = IMAGE.kernel.read_bytes()
+    changed = data.replace(b"debian-kernel@lists.debian.org", b"debian-kernel@lists.debian.orG", 1)
+    assert changed != data
+    return Variant(sections={".linux": changed})
+
+
 def boot_life(built: Built, folder: Path) -> Mapping[str, Run]:
     """A new disk is formatted; attacks, a reboot, another TPM, an update and a rollback follow."""
     with altered(IMAGE, folder) as disk:
@@ -86,10 +129,12 @@ def boot_life(built: Built, folder: Path) -> Mapping[str, Run]:
             "first": life.boot(Variant()),
             "initramfs": life.boot(Variant(files={"usr/bin/added": b"#!/bin/sh\n"})),
             "command line": life.boot(other_words()),
+            "kernel": life.boot(other_kernel()),
             "system": life.boot(Variant(sections=UPDATE)),
             "again": life.boot(Variant()),
             "TPM": life.boot(Variant(), tpm="other"),
             "update": life.boot(release(2)),
+            "added words": life.boot(attacked(), tpm="attacker", options=ADDED),
             "rollback": life.boot(Variant()),
         }
 
@@ -115,11 +160,18 @@ def test_a_new_disk_is_formatted_once_and_kept(life: Mapping[str, Run]) -> None:
     assert opened(life["again"]) == ("tpm2", "opened", "2")
 
 
-@pytest.mark.parametrize("name", ["initramfs", "command line", "system"])
+@pytest.mark.parametrize("name", ["initramfs", "command line", "kernel", "system"])
 def test_another_image_does_not_open_it(life: Mapping[str, Run], name: str) -> None:
     """Firmware starts it, because our key signed it for Secure Boot, but not its policy."""
     assert failure(life[name]).startswith("volume data is not open: denied by tpm2(20)")
     assert "none of the policies signed in this UKI is that of this boot" in life[name].text
+
+
+def test_a_program_that_the_host_starts_instead_of_ours_gets_no_key(life: Mapping[str, Run]) -> None:
+    """`rdinit=` by SMBIOS: the UKI is untouched and PCR 7 and 11 are as predicted; PCR 12 is not."""
+    text = life["added words"].text
+    assert re.search("ATTACK PCR11 [0-9A-F]{64}", text), text[-2000:]
+    assert "ATTACK key of 0 bytes, code 20: none of the policies signed in this UKI" in text
 
 
 def test_another_tpm_does_not_open_it(life: Mapping[str, Run]) -> None:

@@ -38,7 +38,8 @@ THIRD_PARTY = {
     "yaml": ("reader", r"sources\.lock"),
     "guestfs": (r"sources\.guestfs_worker",),
     "cryptography": (
-        r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|efi_signature|p384|pcrsig|tpm2_\w+|luks2\w*)",
+        r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|escrow_key|efi_signature|p384|pcrsig|tpm2_\w+)",
+        r"formats\.luks2\w*",
         r"measure\.secureboot",
         r"sources\.secrets",
         r"broker\.(endorsement|release|trust)",

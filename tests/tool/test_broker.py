@@ -26,6 +26,7 @@ import pytest
 from recipes.broker.audit import AuditLog
 from recipes.broker.config import BrokerConfig
 from recipes.broker.limits import Rate
+from recipes.broker.policy import VolumeRule
 from recipes.broker.protocol import MAX_BODY
 from recipes.broker.server import running
 from recipes.broker.trust import EndorsedKeys, EnrolledKeys, KeyTrust
@@ -35,6 +36,7 @@ from tests.unit.test_broker_guest import (
     EVENTS,
     KEY,
     PHASE,
+    SELECTION,
     Guest,
     Ticks,
     b64,
@@ -46,6 +48,7 @@ from tests.unit.test_broker_guest import (
 from tests.unit.test_broker_server import ask, write_certificate
 
 pytestmark = pytest.mark.tool
+RULES = (VolumeRule(volume="data"), VolumeRule(volume="root"))
 
 Body = dict[str, Any]
 
@@ -185,8 +188,8 @@ def scene(
 ) -> Iterator[Scene]:
     certificate, private_key = write_certificate(folder)
     if trust is None:
-        (folder / "enrolled").mkdir()
-        shutil.copy(guests[0].software.folder / "ak.pub", folder / "enrolled" / "host-1.pub")
+        (folder / "enrolled").mkdir(mode=0o755)
+        shutil.copyfile(guests[0].software.folder / "ak.pub", folder / "enrolled" / "host-1.pub")
         trust = EnrolledKeys.read(folder / "enrolled")
     keys = write_keys(folder / "keys", data=KEY, root=KEY[::-1])
     config = BrokerConfig(
@@ -195,7 +198,13 @@ def scene(
         trust=trust,
         certificate=certificate,
         private_key=private_key,
-        **{"port": 0, "rate_per_client": Rate(1000, 1000), "rate": Rate(1000, 1000), **changes},
+        **{
+            "port": 0,
+            "rules": RULES,
+            "rate_per_client": Rate(1000, 1000),
+            "rate": Rate(1000, 1000),
+            **changes,
+        },
     )
     ticks, lines = Ticks(time.time()), list[str]()
     context = ssl.create_default_context(cafile=certificate)
@@ -292,7 +301,7 @@ ATTACKS: dict[Callable[[Scene], Body], tuple[int, str, str]] = {
     flipped_event_log: (403, "event_log", "expected one that replays to "),
     cut_event_log: (400, "event_log", "event log: offset 0x"),
     stolen_answer: (403, "nonce", "expected "),
-    other_selection: (403, "selection", "expected sha256:4,7,11, got sha256:4,7"),
+    other_selection: (403, "selection", f"expected {SELECTION}, got sha256:4,7"),
 }
 
 

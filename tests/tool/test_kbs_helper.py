@@ -27,6 +27,7 @@ import pytest
 
 from recipes.broker.audit import AuditLog
 from recipes.broker.config import BrokerConfig
+from recipes.broker.policy import VolumeRule
 from recipes.broker.server import running
 from recipes.broker.trust import EndorsedKeys, EnrolledKeys, KeyTrust
 from recipes.sources.providers import read_provider
@@ -54,6 +55,7 @@ from tests.unit.test_broker_guest import (
     EVENTS,
     KEY,
     PHASE,
+    SELECTION,
     b64,
     firmware_log,
     golden_machine,
@@ -62,6 +64,7 @@ from tests.unit.test_broker_guest import (
 )
 
 pytestmark = pytest.mark.tool
+RULES = (VolumeRule(volume="data"), VolumeRule(volume="root"))
 
 LATER, DENIED, ABSENT, MALFORMED = 10, 20, 30, 40
 
@@ -144,7 +147,7 @@ def broker(
         trust=trust,
         certificate=certificate,
         private_key=private_key,
-        **{"port": 0, **changes},
+        **{"port": 0, "rules": RULES, **changes},
     )
     with running(config, audit=AuditLog(lambda line: lines.append(json.loads(line)))) as url:
         yield url, lines
@@ -175,7 +178,7 @@ def test_the_key_arrives_on_descriptor_3_and_nowhere_else(
         assert guest.helper.run(url, volume="root", machine='no "such" machi\\ne').code == DENIED
         assert guest.helper.run(url, volume="none").code == DENIED
         # What it starts gets arguments and an environment, and the key is in neither.
-        assert calls.read_text().count("quote sha256:4,7,11 ") == 2
+        assert calls.read_text().count(f"quote {SELECTION} ") == 2
     results = [(line["result"], line.get("volume"), line.get("machine")) for line in lines]
     assert results[:2] == [("challenged", "data", None), ("released", "data", "image 1 q35")]
     assert results[3] == ("released", "root", "image 1 q35")
@@ -352,7 +355,7 @@ def cut_event_log(proxy: Proxy) -> None:
 
 
 def fewer_registers(proxy: Proxy) -> None:
-    proxy.tell = lambda path, reply: reply.replace(b'"sha256:4,7,11"', b'"sha256:4,7"')
+    proxy.tell = lambda path, reply: reply.replace(f'"{SELECTION}"'.encode(), b'"sha256:4,7"')
 
 
 def old_answer(proxy: Proxy) -> None:
@@ -367,7 +370,7 @@ ATTACKS: dict[Callable[[Proxy], None], str] = {
     own_ephemeral_key: "the broker answers 403: nonce: expected ",
     other_volume: "the broker answers 403: nonce: expected ",
     cut_event_log: "the broker answers 403: event_log: expected ",
-    fewer_registers: "the broker answers 403: selection: expected sha256:4,7,11, got sha256:4,7",
+    fewer_registers: f"the broker answers 403: selection: expected {SELECTION}, got sha256:4,7",
     old_answer: "the answer to /v1/attest is not as the protocol has it: the key is not encrypted for ",
 }
 

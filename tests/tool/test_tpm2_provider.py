@@ -506,30 +506,33 @@ def luks_tokens(disk: Path) -> str:
     return json.dumps(json.loads(cryptsetup("luksDump", "--dump-json-metadata", disk))["tokens"])
 
 
-def test_registers_7_and_11_signed_together(machine: TpmMachine, signer: Signer, tmp_path: Path) -> None:
-    """One entry for each machine that the image is for: PCR 7 tells them apart, PCR 11 is the UKI's."""
+def test_the_default_registers_signed_together(machine: TpmMachine, signer: Signer, tmp_path: Path) -> None:
+    """One entry for each machine: PCR 7 tells them apart, PCR 11 is the UKI's, PCR 12 is as it was."""
     extend(machine.tools, 7, [dict(phase_step("another Secure Boot").digests)])
-    shape = signed_shape(public_pem(signer.key), signer.authorized, registers=(7, 11))
-    guest = Guest(machine, tmp_path / "guest", signer, shape, {"TPM2_PCRS": "7 11"})
+    shape = signed_shape(public_pem(signer.key), signer.authorized, registers=(7, 11, 12))
+    guest = Guest(machine, tmp_path / "guest", signer, shape, {"TPM2_PCRS": "7 11 12"})
 
     def entry(*values: PcrValue) -> pcrsig.PcrSignature:
         policy = PolicySession().policy_pcr(values)
         return pcrsig.sign(signer.key, "sha256", [value.index for value in values], policy)
 
-    seven, eleven = pcr_values(machine.tools, "sha256:7,11")
-    others = [entry(PcrValue(HashAlgorithm.SHA256, 7, bytes([number]) * 32), eleven) for number in range(3)]
+    seven, eleven, twelve = pcr_values(machine.tools, "sha256:7,11,12")
+    others = [
+        entry(PcrValue(HashAlgorithm.SHA256, 7, bytes([number]) * 32), eleven, twelve) for number in range(3)
+    ]
     guest.sign([signer.entry(), *others])
     done = guest.run("format")
     assert done.code == 20
     assert "none of the policies signed in this UKI is that of this boot" in done.words
-    guest.sign([signer.entry(), *others[:2], entry(seven, eleven), others[2]])
+    guest.sign([signer.entry(), *others[:2], entry(seven, eleven, twelve), others[2]])
     key = guest.format()
     token = json.loads((guest.folder / "token").read_text())
-    assert (token["tpm2-pcrs"], token["tpm2_pubkey_pcrs"]) == ([], [7, 11])
+    assert (token["tpm2-pcrs"], token["tpm2_pubkey_pcrs"]) == ([], [7, 11, 12])
     assert guest.run("open").good().key == key
     needs_the_plugin()
     assert stock_opens(guest.folder / "header", machine.tools, guest.signatures)
-    extend(machine.tools, 7, [dict(phase_step("yet another").digests)])
+    # What the stub extends for words that a host adds to the command line.
+    extend(machine.tools, 12, [dict(phase_step("rdinit=/usr/bin/sh").digests)])
     guest.refused(20, "none of the policies signed in this UKI is that of this boot")
     assert not stock_opens(guest.folder / "header", machine.tools, guest.signatures)
 

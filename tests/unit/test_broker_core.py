@@ -18,14 +18,18 @@ from recipes.broker.core import Broker
 from recipes.broker.limits import Rate
 from recipes.broker.policy import VolumeRule
 from recipes.broker.trust import EnrolledKeys, ReportedKeys
+from recipes.errors import SpecError
 from recipes.formats.tpm2 import Alg, sized
 from recipes.formats.tpm2_attest import AttestType
 from recipes.formats.tpm2_public import Attribute, Scheme
+from recipes.golden.manifest import Omitted
 from tests.unit.test_broker_guest import (
     CLIENT,
     EVENTS,
     KEY,
     PHASE,
+    REGISTERS,
+    SELECTION,
     Guest,
     Harness,
     answer,
@@ -76,7 +80,7 @@ def test_the_key_is_released(harness: Harness) -> None:
 
 def test_a_challenge_says_what_to_quote(harness: Harness) -> None:
     found = harness.challenge()
-    assert found["selection"] == "sha256:4,7,11"
+    assert found["selection"] == SELECTION
     assert found["expires"] == 60
     assert len(base64.b64decode(found["nonce"])) == 32
     assert list(found) == ["schema", "session", "nonce", "expires", "selection"]
@@ -179,7 +183,7 @@ def fewer_registers(guest: Guest, challenge: Body) -> Body:
 
 
 def more_registers(guest: Guest, challenge: Body) -> Body:
-    return guest.evidence(challenge, attest=guest.quote(nonce_of(challenge, guest), (4, 7, 11, 16)))
+    return guest.evidence(challenge, attest=guest.quote(nonce_of(challenge, guest), (*REGISTERS, 16)))
 
 
 def certification(guest: Guest, challenge: Body) -> Body:
@@ -210,8 +214,8 @@ DENIED: dict[Callable[[Guest, Body], Body], tuple[str, str]] = {
     no_log: ("event_log", "expected one that replays to ????, got ????"),
     other_kernel: ("PCR4", OTHER_PCR4),
     two_registers: ("PCR4", f"{OTHER_PCR4}; PCR7 sha256: expected {pcr(7).hex()}, got {OTHER_STATE}"),
-    fewer_registers: ("selection", "expected sha256:4,7,11, got sha256:4,11"),
-    more_registers: ("selection", "expected sha256:4,7,11, got sha256:4,7,11,16"),
+    fewer_registers: ("selection", f"expected {SELECTION}, got sha256:4,11"),
+    more_registers: ("selection", f"expected {SELECTION}, got {SELECTION},16"),
     certification: ("quote", "expected 0x8018 (QUOTE), got 0x8017 (CERTIFY)"),
     no_tpm: ("quote", "expected 0xff544347, got 0x00544347"),
 }
@@ -354,6 +358,33 @@ def test_rules_name_machines_and_attestation_keys(tmp_path: Path) -> None:
     assert harness.refused(reply) == (404, "machine", "'q35-2' is none of volume data's machines")
 
 
+def test_several_volumes_need_rules(tmp_path: Path) -> None:
+    write_keys(tmp_path / "keys", data=KEY, root=KEY[::-1])
+    with pytest.raises(SpecError) as caught:
+        Harness(tmp_path)
+    what = "has 2 volumes; say with --rules which machines may have which"
+    assert str(caught.value) == f"{tmp_path / 'keys'} {what}"
+    assert Harness(tmp_path, rules=(VolumeRule(volume="root"),)).release("root") == KEY[::-1]
+
+
+def test_what_is_accepted_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    machine = golden_machine()
+    kept = tuple(row for row in machine.registers if row.register != "PCR2")
+    reason = "q35: whether a card brings an option ROM is not known"
+    omitted = (Omitted(register="PCR2", reason=reason),)
+    golden = (manifest(replace(machine, registers=kept, omitted=omitted)),)
+    with pytest.raises(SpecError, match="accept that with --accept-omitted"):
+        Harness(tmp_path, golden=golden)
+    caplog.clear()
+    harness = Harness(tmp_path, golden=golden, accept_omitted=True)
+    assert harness.challenge()["selection"] == "sha256:0,4,7,9,11,12"
+    expected = (
+        "machine q35: PCR1, PCR2 are not in the golden manifest (no value to enforce in the bank sha256; "
+        f"{reason}); a host's ACPI tables or boot order or option ROM would not be seen"
+    )
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
 def test_the_next_release_may_have_the_same_key(tmp_path: Path) -> None:
     following = manifest(golden_machine(PCR4=extended([b"other kernel"])), version="2")
     harness = Harness(tmp_path, golden=(manifest(), following))
@@ -364,11 +395,11 @@ def test_the_next_release_may_have_the_same_key(tmp_path: Path) -> None:
 
 
 def test_a_machine_is_named_where_registers_differ(tmp_path: Path) -> None:
-    harness = Harness(tmp_path, golden=(manifest(golden_machine(), golden_machine("more", PCR9=bytes(32))),))
+    harness = Harness(tmp_path, golden=(manifest(golden_machine(), golden_machine("more", PCR13=bytes(32))),))
     reply = harness.post("/v1/challenge", {"schema": 1, "volume": "data"})
     assert harness.refused(reply) == (400, "machine", "say which; not all have the same registers: more, q35")
-    assert harness.challenge(machine="more")["selection"] == "sha256:4,7,9,11"
-    assert harness.challenge(machine="q35")["selection"] == "sha256:4,7,11"
+    assert harness.challenge(machine="more")["selection"] == f"{SELECTION},13"
+    assert harness.challenge(machine="q35")["selection"] == SELECTION
 
 
 @pytest.mark.parametrize(

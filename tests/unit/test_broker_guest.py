@@ -42,7 +42,12 @@ KEY = bytes(range(64))
 CLIENT = "192.0.2.7"
 PHASE = b"enter-initrd"
 # What firmware measures, and then the driver in the initramfs.
-EVENTS = ((4, b"kernel"), (7, b"Secure Boot"), (11, b".linux"), (11, b"content"))
+EVENTS = (
+    *((4, b"kernel"), (7, b"Secure Boot"), (0, b"firmware"), (9, b"command line")),
+    *((11, b".linux"), (11, b"content")),
+)
+REGISTERS = (0, 2, 4, 7, 9, 11, 12)
+SELECTION = "sha256:0,2,4,7,9,11,12"
 AK_ATTRIBUTES = (
     Attribute.FIXED_TPM
     | Attribute.FIXED_PARENT
@@ -82,9 +87,7 @@ def golden_machine(name: str = "q35", **changed: bytes) -> GoldenMachine:
     """Values that the events lead to; ``PCR11=value`` changes one, with ``_`` for the colon of a phase."""
     values = {
         "PCR1": bytes(32),
-        "PCR4": pcr(4),
-        "PCR7": pcr(7),
-        "PCR11": pcr(11),
+        **{f"PCR{index}": pcr(index) for index in REGISTERS},
         "PCR11:enter-initrd": pcr(11, (*EVENTS, (11, PHASE))),
         "PCR11:leave-initrd": pcr(11, (*EVENTS, (11, PHASE), (11, b"leave-initrd"))),
     }
@@ -166,7 +169,7 @@ class Guest:
         signature = EccSignature(Alg.SHA256, r.to_bytes(32, "big"), s.to_bytes(32, "big"))
         return signature.pack()
 
-    def quote(self, nonce: bytes, registers: tuple[int, ...] = (4, 7, 11)) -> Attest:
+    def quote(self, nonce: bytes, registers: tuple[int, ...] = REGISTERS) -> Attest:
         values = b"".join(pcr(index, self.events) for index in registers)
         info = QuoteInfo((PcrSelection(Alg.SHA256, registers),), hashlib.sha256(values).digest())
         return Attest(type=AttestType.QUOTE, extra_data=nonce, body=info.pack())

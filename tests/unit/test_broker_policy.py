@@ -15,9 +15,18 @@ from recipes.broker.limits import MAX_CLIENTS, Rate, RateLimiter, client_group
 from recipes.broker.policy import ReleasePolicy, VolumeRule
 from recipes.broker.trust import ReportedKeys
 from recipes.errors import SpecError
-from recipes.golden.manifest import GoldenMachine, Policy, RegisterPolicy
+from recipes.golden.manifest import GoldenMachine, Omitted, Policy, RegisterPolicy
 from recipes.measure.trace import HashAlgorithm
-from tests.unit.test_broker_guest import EVENTS, PHASE, Ticks, golden_machine, manifest, pcr
+from tests.unit.test_broker_guest import (
+    EVENTS,
+    PHASE,
+    REGISTERS,
+    SELECTION,
+    Ticks,
+    golden_machine,
+    manifest,
+    pcr,
+)
 
 RULES = (VolumeRule(volume="data"),)
 
@@ -29,11 +38,12 @@ def without(machine: GoldenMachine, *registers: str) -> GoldenMachine:
 
 def test_the_values_of_the_moment_of_release() -> None:
     (found,) = ReleasePolicy([manifest()], RULES).expected("data", "")
-    assert found.selection == "sha256:4,7,11"
-    values = [(each.index, each.value) for each in found.expectation.values]
-    assert values == [(4, pcr(4)), (7, pcr(7)), (11, pcr(11, (*EVENTS, (11, PHASE))))]
+    assert found.selection == SELECTION
+    values = {each.index: each.value for each in found.expectation.values}
+    unphased = {index: pcr(index) for index in REGISTERS}
+    assert values == unphased | {11: pcr(11, (*EVENTS, (11, PHASE)))}
     (later,) = ReleasePolicy([manifest()], RULES, phase="leave-initrd").expected("data", "")
-    assert later.expectation.values[2].value == pcr(11, (*EVENTS, (11, PHASE), (11, b"leave-initrd")))
+    assert later.expectation.values[-2].value == pcr(11, (*EVENTS, (11, PHASE), (11, b"leave-initrd")))
     policy = ReleasePolicy([manifest()], RULES, phase="leave-initrd")
     assert [record.string for record in policy.phase_records()] == ["enter-initrd", "leave-initrd"]
 
@@ -41,13 +51,13 @@ def test_the_values_of_the_moment_of_release() -> None:
 def test_a_manifest_without_phases() -> None:
     bare = without(golden_machine(), "PCR11:enter-initrd", "PCR11:leave-initrd")
     (found,) = ReleasePolicy([manifest(bare)], RULES).expected("data", "")
-    assert found.expectation.values[2].value == pcr(11)
+    assert found.expectation.values[-2].value == pcr(11)
 
 
 def test_registers_with_no_policy_are_enforced() -> None:
     machine = replace(golden_machine(), policies=())
     (found,) = ReleasePolicy([manifest(machine)], RULES).expected("data", "q35")
-    assert found.selection == "sha256:1,4,7,11"
+    assert found.selection == "sha256:0,1,2,4,7,9,11,12"
 
 
 def only_recorded(machine: GoldenMachine) -> GoldenMachine:
@@ -62,12 +72,26 @@ def realm(machine: GoldenMachine) -> GoldenMachine:
     return replace(machine, registers=(*machine.registers, *rows))
 
 
-NO_CODE = "image: q35: PCR4 is not enforced in the bank sha256; any program would get the key"
+NO_REGISTERS = "image: q35: PCR4, PCR7, PCR9, PCR11, PCR12 are not enforced in the bank {}; "
+NOTHING = f"{NO_REGISTERS}any program would get the key"
+NOT_ENFORCED = "image: q35: {} is not enforced in the bank sha256; {} would get the key"
 PCR11 = ("PCR11", "PCR11:enter-initrd", "PCR11:leave-initrd")
 BAD_MACHINES: dict[Callable[[GoldenMachine], GoldenMachine], str] = {
-    only_recorded: NO_CODE,
-    lambda machine: replace(machine, registers=()): NO_CODE,
-    lambda machine: without(machine, "PCR4", *PCR11): NO_CODE,
+    only_recorded: NOTHING.format("sha256"),
+    lambda machine: replace(machine, registers=()): NOTHING.format("sha256"),
+    lambda machine: without(machine, "PCR4"): NOT_ENFORCED.format("PCR4", "any program"),
+    lambda machine: without(machine, "PCR7"): NOT_ENFORCED.format(
+        "PCR7", "a guest with another Secure Boot policy"
+    ),
+    lambda machine: without(machine, "PCR9"): NOT_ENFORCED.format(
+        "PCR9", "a guest with another command line or initramfs"
+    ),
+    lambda machine: without(machine, *PCR11): NOT_ENFORCED.format(
+        "PCR11", "a guest with another UKI, or past its initramfs,"
+    ),
+    lambda machine: without(machine, "PCR12"): NOT_ENFORCED.format(
+        "PCR12", "a guest with a host's command line or credentials"
+    ),
     lambda machine: without(machine, "PCR11:enter-initrd"): (
         "image: q35: PCR11 has no value for the phase enter-initrd; measure the image again"
     ),
@@ -110,7 +134,7 @@ def test_machines_that_no_key_can_be_released_to(change: Callable[[GoldenMachine
         (
             RULES,
             {"bank": HashAlgorithm.SHA384},
-            "image: q35: PCR4 is not enforced in the bank sha384; any program would get the key",
+            NOTHING.format("sha384"),
         ),
     ],
 )
@@ -120,16 +144,79 @@ def test_rules_that_do_not_fit(rules: tuple[VolumeRule, ...], options: dict[str,
     assert str(caught.value).startswith(error.removesuffix("; known: "))
 
 
+def lacking(machine: GoldenMachine, *registers: str) -> GoldenMachine:
+    """As the predictor leaves it where a rule of the platform is not known."""
+    omitted = tuple(Omitted(register=name, reason=f"{name} is unknown") for name in registers)
+    policies = tuple(item for item in machine.policies if item.register not in registers)
+    return replace(without(machine, *registers), omitted=omitted, policies=policies)
+
+
+def with_acpi(machine: GoldenMachine) -> GoldenMachine:
+    """PCR 1 enforced as well."""
+    return replace(machine, policies=tuple(item for item in machine.policies if item.register != "PCR1"))
+
+
+HINT = "; accept that with --accept-omitted, or name other machines with --rules"
+LACKING = {
+    ("PCR0",): "PCR0 is not in the golden manifest (PCR0 is unknown); a host's firmware would not be seen",
+    ("PCR2",): "PCR2 is not in the golden manifest (PCR2 is unknown); a host's option ROM would not be seen",
+    ("PCR1", "PCR2"): (
+        "PCR1, PCR2 are not in the golden manifest (PCR1 is unknown; PCR2 is unknown); "
+        "a host's ACPI tables or boot order or option ROM would not be seen"
+    ),
+}
+
+
+@pytest.mark.parametrize("registers", LACKING)
+def test_a_machine_whose_first_code_is_not_covered(registers: tuple[str, ...]) -> None:
+    golden = [manifest(lacking(with_acpi(golden_machine()), *registers), golden_machine("whole"))]
+    warning = f"machine q35: {LACKING[registers]}"
+    with pytest.raises(SpecError) as caught:
+        ReleasePolicy(golden, RULES)
+    assert str(caught.value) == warning + HINT
+    accepting = (VolumeRule(volume="data", accept_omitted=True),)
+    for policy in (ReleasePolicy(golden, RULES, accept_omitted=True), ReleasePolicy(golden, accepting)):
+        assert policy.warnings[0] == warning
+        (found,) = policy.expected("data", "q35")
+        assert not {f"PCR{value.index}" for value in found.expectation.values} & set(registers)
+    # One rule does not speak for another.
+    with pytest.raises(SpecError, match="accept that"):
+        ReleasePolicy(golden, (*accepting, VolumeRule(volume="root")))
+    # And a machine that may have nothing is no matter.
+    others = (VolumeRule(volume="data", machines=("whole",)),)
+    assert not any("machine q35" in warning for warning in ReleasePolicy(golden, others).warnings)
+
+
+def test_a_register_that_is_only_recorded_is_not_covered() -> None:
+    machine = golden_machine()
+    policies = [
+        replace(item, policy=Policy.RECORD) if item.register == "PCR2" else item for item in machine.policies
+    ]
+    with pytest.raises(SpecError, match=r"PCR1, PCR2 are not in .* a host's .* option ROM would not be seen"):
+        ReleasePolicy([manifest(replace(machine, policies=tuple(policies)))], RULES)
+
+
+def test_the_configuration_of_the_platform_alone_may_be_missing() -> None:
+    golden = [manifest(lacking(golden_machine(), "PCR1"))]
+    what = "PCR1 is not in the golden manifest (PCR1 is unknown)"
+    expected = f"machine q35: {what}; a host's ACPI tables or boot order would not be seen"
+    assert ReleasePolicy(golden, RULES).warnings == (expected,)
+    assert ReleasePolicy([manifest(with_acpi(golden_machine()))], RULES).warnings == ()
+
+
 def test_a_volume_without_machines() -> None:
     with pytest.raises(SpecError, match="the golden manifests have no machine; build and measure one"):
         ReleasePolicy([replace(manifest(), machines=())], RULES)
 
 
 def test_rules_are_read_from_yaml() -> None:
-    text = "volumes:\n- {volume: data, machines: [q35], attestation_keys: host-1}\n- {volume: root}\n"
+    text = (
+        "volumes:\n- {volume: data, machines: [q35], attestation_keys: host-1}\n"
+        "- {volume: root, accept_omitted: true}\n"
+    )
     assert load_rules(text, "rules.yaml") == (
         VolumeRule(volume="data", machines=("q35",), attestation_keys=("host-1",)),
-        VolumeRule(volume="root"),
+        VolumeRule(volume="root", accept_omitted=True),
     )
     with pytest.raises(SpecError) as caught:
         load_rules("volumes:\n- {volume: data, machine: q35}\n", "rules.yaml")
@@ -159,6 +246,8 @@ def config(**changes: Any) -> BrokerConfig:
             {"certificate": Path("c")},
             "broker: a certificate and its private key go together; give both",
         ),
+        ({"port": 65536}, "broker: port 65536 is not within 0 to 65535; 8443 is usual"),
+        ({"port": -1}, "broker: port -1 is not within 0 to 65535; 8443 is usual"),
         ({"nonce_lifetime": 0.5}, "broker: nonces of 0.5 s are too short for a TPM; use 60"),
         ({"timeout": 0}, "broker: a limit is not above zero; leave it out for the usual one"),
         ({"rate": Rate(1, 0)}, "broker: a limit is not above zero; leave it out for the usual one"),

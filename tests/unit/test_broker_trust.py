@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -351,6 +352,35 @@ def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
     (tmp_path / "host-2.pub").write_bytes(sized(guest.public.pack()))
     with pytest.raises(VerifyError, match="the same key as host-2; enrol each machine's own key"):
         EnrolledKeys.read(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_enrolled_keys_that_others_may_write(tmp_path: Path, mode: int) -> None:
+    folder, trust = tmp_path / "enrolled", None
+    folder.mkdir(mode=0o755)
+    path = folder / "host-1.pub"
+    path.write_bytes(sized(Guest().public.pack()))
+    path.chmod(0o644)
+    trust = EnrolledKeys.read(folder)
+    for place in (folder, path):
+        place.chmod(mode)
+        what = rf"{place}: mode {mode:04o} lets others write; `chmod go-w` it, and look whose keys are"
+        with pytest.raises(ImageError, match=what):
+            EnrolledKeys.read(folder)
+        # A change for the worse is noticed later as well.
+        with pytest.raises(ImageError, match=what):
+            trust.admit(Guest().public, Proof())
+        place.chmod(0o755)
+
+
+def test_enrolled_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    real = os.stat_result
+    monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 4711, 0, 0, 0, 0, 0)))
+    with pytest.raises(ImageError, match=r"belongs to user 4711, this is user \d+; enrolled keys must"):
+        EnrolledKeys.read(tmp_path)
+    monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 0, 0, 0, 0, 0, 0)))
+    assert len(EnrolledKeys.read(tmp_path)) == 0
 
 
 def test_authorities_that_do_not_do(tmp_path: Path) -> None:

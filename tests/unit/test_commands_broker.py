@@ -38,6 +38,32 @@ def test_there_is_no_folder_of_keys(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "none: no folder; make it, for NAME.pub" in capsys.readouterr().err
 
 
+GOLDEN = '{"schema": 1, "image": "i", "version": "1", "artefacts": [], "unmeasured": [], "machines": []}'
+
+
+def started(folder: Path, *words: str) -> int:
+    golden, keys, enrolled = folder / "golden.json", folder / "keys", folder / "enrolled"
+    golden.write_text(GOLDEN)
+    keys.mkdir(mode=0o700)
+    enrolled.mkdir(mode=0o755)
+    return main(["broker", "--golden", str(golden), "--keys", str(keys), "--enrolled", str(enrolled), *words])
+
+
+@pytest.mark.parametrize("port", ["65536", "-1"])
+def test_a_port_that_is_none(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert started(tmp_path, f"--port={port}") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"goldsmith: broker: port {port} is not within 0 to 65535; 8443 is usual"
+
+
+def test_rules_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_bytes("# für alle\n".encode("latin-1"))
+    assert started(tmp_path, "--rules", str(rules), "--accept-omitted") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"goldsmith: {rules}: byte 3 is no UTF-8; save the rules as UTF-8"
+
+
 def test_two_kinds_of_trust_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["broker", "--enrolled", "a", "--endorsed-by", "b"])

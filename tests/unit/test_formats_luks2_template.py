@@ -28,8 +28,10 @@ from recipes.formats.luks2_template import (
     Same,
     Template,
     check,
+    checksum,
     fill,
     matches,
+    pin,
     shell_table,
     template,
 )
@@ -332,6 +334,61 @@ def test_the_table_of_a_plain_volume() -> None:
     start = bytes.fromhex("4c554b53babe 0002 0000000000004000 000000000000")
     assert lines[:2] == [f"literal 0 22 {hashlib.sha256(start).hexdigest()}", "hole sequence 22 2 binary"]
     assert lines[-2:] == ["same 20480 12288 4096", "hole keyslot.0 32768 258048 binary"]
+
+
+# Of a plain volume: what says which volume key is the right one.
+KEY_HOLES = ("digests.0.salt", "digests.0.digest")
+
+
+def pinned(index: int, data: bytes) -> Template:
+    shape = shape_of(index)
+    places = {hole.name: slice(hole.offset, hole.offset + hole.size) for hole in shape.holes}
+    return pin(shape, {name: data[places[name]] for name in KEY_HOLES})
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+def test_a_pinned_template_is_of_one_volume_key(index: int) -> None:
+    shape, data = pinned(index, good(index)), good(index)
+    assert [hole for hole in shape_of(index).holes if hole.name not in KEY_HOLES] == list(shape.holes)
+    position = 0
+    # Both holes and the literal behind each are one with what is in front.
+    assert len(shape.parts) == len(shape_of(index).parts) - 4
+    for part in shape.parts:
+        assert part.offset == position
+        position += part.size
+    assert position == shape.size == shape_of(index).size
+    assert matches(data, shape)
+    assert by_table(data, shell_table(shape))
+    for hole in shape_of(index).holes:
+        if hole.name in KEY_HOLES:
+            other = bytearray(data)
+            other[hole.offset] = ord("A") if data[hole.offset] != ord("A") else ord("B")
+            for copy in range(2):
+                start = copy * 16384
+                other[start + 4096 : start + 16384] = other[4096:16384]
+                other[start + 448 : start + 480] = checksum(other[start : start + 16384])
+            assert matches(bytes(other), shape_of(index))
+            assert not matches(bytes(other), shape)
+            assert not by_table(bytes(other), shell_table(shape))
+
+
+def test_nothing_pinned_is_the_same_template() -> None:
+    assert pin(shape_of(0), {}) == shape_of(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"digests.1.salt": b""}, "luks2 template: digests.1.salt is no hole that can be pinned"),
+        ({"primary.checksum": bytes(32)}, "luks2 template: primary.checksum is no hole that can be pinned"),
+        ({"digests.0.salt": b"A" * 42}, "luks2 header: digests.0.salt is not 43 characters of base64"),
+        ({"digests.0.salt": b"-" * 43}, "luks2 header: digests.0.salt is not 43 characters of base64"),
+    ],
+)
+def test_what_cannot_be_pinned(values: dict[str, bytes], message: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        pin(shape_of(0), values)
+    assert str(caught.value) == message
 
 
 def test_fill_wants_every_hole() -> None:

@@ -12,8 +12,9 @@ ACPI = "c: there is no capture of its ACPI tables; make one with the update task
 MACHINES = (machine("a"), machine("b"), machine("c", omitted={"PCR1": ACPI}))
 FAKED = (
     "whatever program the host starts instead can extend PCR 11 as this image does and get the key; "
-    "add pcrs: [7] and Secure Boot, or use policy literal with PCR 4"
+    "add PCR 7 and Secure Boot, or use policy literal with PCR 4"
 )
+ADDED_WORDS = "a host that adds rdinit= to the command line gets a shell that can have the key"
 WIPED = (
     "a host that wipes the disk gets a new, empty volume, and nothing in the guest can tell; "
     "use provider tpm2, which marks the TPM, or format never once the volume is made"
@@ -28,27 +29,32 @@ def found(volume: UnlockVolume, *, insecure: tuple[str, ...] = ()) -> list[tuple
 
 
 def test_a_volume_with_nothing_wrong() -> None:
-    assert found(volume("tpm2", tpm2=signed(7))) == []
-    assert found(volume("tpm2", tpm2=literal(4, 11), escrow=True)) == []
+    assert found(volume("tpm2", tpm2=signed(7, 12))) == []
+    assert found(volume("tpm2", tpm2=literal(4, 11, 12), escrow=True)) == []
     assert found(volume("ephemeral", formatting=Formatting.ALWAYS, marker=False)) == []
     assert found(volume("kbs", "passphrase", formatting=Formatting.NEVER, marker=False)) == []
     assert lint([], MACHINES) == ()
 
 
 def test_findings_come_in_the_order_of_volumes() -> None:
-    pair = [volume("tpm2", tpm2=signed()), replace(volume("kbs", marker=False), name="x", key=("x",))]
-    assert [item.key for item in lint(pair, MACHINES)] == [("data", "tpm2"), ("x", "format")]
+    pair = [volume("tpm2", tpm2=signed(12)), replace(volume("kbs", marker=False), name="x", key=("x",))]
+    assert [item.key for item in lint(pair, MACHINES)] == [("data", "tpm2", "pcrs"), ("x", "format")]
     assert lint(pair[:1], MACHINES) == (
-        Finding(severity=Severity.WARNING, key=("data", "tpm2"), message=FAKED),
+        Finding(severity=Severity.WARNING, key=("data", "tpm2", "pcrs"), message=FAKED),
     )
 
 
 @pytest.mark.parametrize(
     ("policy", "insecure", "expected"),
     [
-        (signed(), ("a",), [("warning", "data.tpm2", FAKED)]),
+        (signed(12), ("a",), [("warning", "data.tpm2.pcrs", FAKED)]),
         (
             signed(7),
+            (),
+            [("error", "data.tpm2.pcrs", f"{ADDED_WORDS}; add PCR 12")],
+        ),
+        (
+            signed(7, 12),
             ("a", "c"),
             [
                 (
@@ -62,7 +68,7 @@ def test_findings_come_in_the_order_of_volumes() -> None:
             ],
         ),
         (
-            signed(4, 7, 9),
+            signed(4, 7, 9, 12),
             (),
             [
                 (
@@ -70,7 +76,7 @@ def test_findings_come_in_the_order_of_volumes() -> None:
                     "data.tpm2.pcrs",
                     (
                         "the signature stands in the UKI and cannot speak of PCR 4, 9; "
-                        "sign for PCR 7 beside PCR 11 at most"
+                        "sign for PCR 7, 11 and 12"
                     ),
                 )
             ],
@@ -86,14 +92,15 @@ def test_signed_policies(
 @pytest.mark.parametrize(
     ("pcrs", "insecure", "severity", "message"),
     [
-        ((), (), "error", "a literal policy without registers opens for everything; write pcrs: [4, 11]"),
-        ((0, 2), (), "error", "PCR 0, 2 cover firmware and not the image; add PCR 4 and 11"),
+        ((), (), "error", "a literal policy without registers opens for everything; write pcrs: [4, 11, 12]"),
+        ((0, 2), (), "error", "PCR 0, 2 cover firmware and not the image; add PCR 4, 11 and 12"),
         (
             (4, 7),
             (),
             "error",
             "without PCR 11 the key can still be had once the initramfs is left; add it",
         ),
+        ((4, 11), (), "error", f"{ADDED_WORDS}; add PCR 12"),
         (
             (9, 11),
             (),
@@ -104,7 +111,7 @@ def test_signed_policies(
             ),
         ),
         (
-            (7, 11),
+            (7, 11, 12),
             ("b",),
             "warning",
             (
@@ -124,7 +131,7 @@ def test_literal_policies(
 
 
 def test_pcr_7_is_enough_with_secure_boot_everywhere() -> None:
-    assert found(volume("tpm2", tpm2=literal(7, 11), escrow=True)) == []
+    assert found(volume("tpm2", tpm2=literal(7, 11, 12), escrow=True)) == []
 
 
 def test_updates_lock_the_data_out() -> None:
@@ -148,20 +155,20 @@ def test_updates_lock_the_data_out() -> None:
 
 @pytest.mark.parametrize("index", [16, 23])
 def test_registers_that_software_resets(index: int) -> None:
-    (finding,) = found(volume("tpm2", tpm2=literal(4, 11, index), escrow=True))
+    (finding,) = found(volume("tpm2", tpm2=literal(4, 11, 12, index), escrow=True))
     what = f"provider tpm2 depends on PCR {index}, which software can reset; leave it out"
     assert finding == ("error", "data.tpm2.pcrs", what)
 
 
 @pytest.mark.parametrize("index", range(17, 23))
 def test_registers_of_a_dynamic_launch(index: int) -> None:
-    (finding,) = found(volume("tpm2", tpm2=literal(4, 11, index), escrow=True))
+    (finding,) = found(volume("tpm2", tpm2=literal(4, 11, 12, index), escrow=True))
     what = "which only a dynamic launch or another locality extends; leave it out"
     assert finding == ("error", "data.tpm2.pcrs", f"provider tpm2 depends on PCR {index}, {what}")
 
 
 def test_every_register_that_is_not_predicted_on_some_machine() -> None:
-    messages = [item[2] for item in found(volume("tpm2", tpm2=literal(1, 4, 8, 11), escrow=True))]
+    messages = [item[2] for item in found(volume("tpm2", tpm2=literal(1, 4, 8, 11, 12), escrow=True))]
     assert messages == [
         (
             "provider tpm2 depends on PCR 1, which is not predicted on machine c "

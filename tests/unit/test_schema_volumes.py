@@ -93,7 +93,7 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
         ),
         (
             "{size: 64MiB, unlock: [tpm2], tpm2: {pcrs: [4, 11]}}",
-            "a signature in the UKI can speak of PCR 11, or of 7 and 11; write pcrs: [7, 11]",
+            "a signature in the UKI speaks of PCR 7, 11 and 12; [11, 12] is for machines without Secure Boot",
         ),
         (
             "{size: 64MiB, unlock: [tpm2], tpm2: {policy: literal}}",
@@ -108,10 +108,25 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
             "{size: 64MiB, unlock: [snp-derived-key], snp: {fields: [measurement]}}",
             "without policy a host gets the same key with a guest of its own; add it",
         ),
-        ("{size: 64MiB, unlock: [tpm2], timeout: 0}", "data.timeout: 0 is not 1 to 3600 seconds"),
         (
-            "{size: 64MiB, unlock: [tpm2], provider_timeout: 3601}",
-            "data.provider_timeout: 3601 is not 1 to 3600 seconds",
+            "{size: 64MiB, unlock: [tpm2], timeout: 10}",
+            "provider_timeout 30 is more than timeout 10, which is for all; write less",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], timeout: 4000}",
+            "data.timeout: 4000 is not 1 to 3600 seconds",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], tpm2: {release: 1001}}",
+            "release 1001 is above 1000; the TPM's counter is raised one by one",
+        ),
+        (
+            "{size: 64MiB, unlock: [kbs], kbs: {url: 'https://b:70000', ca: keys/ca.pem}}",
+            "port 70000 is not 1 to 65535",
+        ),
+        (
+            "{size: 64MiB, unlock: [tpm2], timeout: 3600, provider_timeout: 0}",
+            "data.provider_timeout: 0 is not 1 to 3600 seconds",
         ),
         (
             "{size: 64MiB, unlock: [kbs], kbs: {url: 'http://b', ca: keys/ca.pem}}",

@@ -9,7 +9,7 @@ import pytest
 from recipes.errors import FormatError
 from recipes.formats.cpio import read_newc
 from recipes.formats.tree import BytesPayload, FilePayload, FileTree, Node, NodeType
-from recipes.sources.contributors import breakdown, group_of
+from recipes.sources.contributors import Breakdown, Contributor, breakdown, group_of, render
 
 MODULE = "usr/lib/modules/6.12.0-test/kernel/fs/erofs.ko"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -154,3 +154,20 @@ def test_a_file_that_no_archive_holds() -> None:
     )
     with pytest.raises(FormatError, match="newc holds no extended attributes"):
         breakdown(tree, Compressor())
+
+
+def test_the_table_for_people() -> None:
+    parts = (
+        Contributor(name="package libc6", files=3, size=2 << 20, alone=1 << 20),
+        Contributor(name="scripts", files=9, size=40 << 10, alone=12 << 10),
+    )
+    lines = render(Breakdown(contributors=parts, whole=1 << 20)).splitlines()
+    assert [line.split() for line in lines] == [
+        ["part", "plain", "compressed", "alone"],
+        ["package", "libc6", "3", "files", "2", "MiB", "1", "MiB"],
+        ["scripts", "9", "files", "40", "KiB", "12", "KiB"],
+        ["saved", "by", "compressing", "together", "12", "KiB"],
+        ["the", "initramfs", "1", "MiB"],
+    ]
+    # The last column ends at one place.
+    assert len({len(line) for line in lines}) == 1

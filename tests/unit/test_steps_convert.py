@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -171,6 +172,34 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, made: Conversions) -> Non
     (entry / "entry.json").unlink()
     convert(tmp_path)
     assert len(made.plans) == 3
+
+
+def without(listed: object) -> object:
+    assert isinstance(listed, dict)
+    return {name: digest for name, digest in listed.items() if name != "root.raw"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: {},
+        lambda _: [],
+        without,
+        lambda listed: listed | {"../../base.raw": hashlib.sha256(bytes(512)).hexdigest()},
+        lambda listed: listed | {"root.raw": None},
+    ],
+    ids=["empty", "list", "one less", "one more", "no digest"],
+)
+def test_an_entry_lists_exactly_its_files(
+    tmp_path: Path, made: Conversions, change: Callable[[object], object]
+) -> None:
+    first = convert(tmp_path)
+    (entry,) = (tmp_path / "converted").iterdir()
+    listed = json.loads((entry / "entry.json").read_text())
+    assert sorted(listed) == ["kernel.json", "kernel.tar", "root.json", "root.raw", "vmlinuz"]
+    (entry / "entry.json").write_text(json.dumps(change(listed)))
+    assert convert(tmp_path)[0] != first[0]
+    assert len(made.plans) == 2
 
 
 def test_a_conversion_that_fails_leaves_nothing(

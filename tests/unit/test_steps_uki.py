@@ -166,7 +166,7 @@ def test_secure_boot_is_signed_for(folder: Path) -> None:
 
 
 def test_policies_that_cannot_stand_in_the_image(folder: Path) -> None:
-    message = "^data.tpm2: a signed policy on PCR 4, 11 cannot stand in the UKI; use PCR 11, or 7 and 11$"
+    message = "^data.tpm2: a signed policy on PCR 4, 11 cannot stand in the UKI; use PCR 7, 11 and 12$"
     with pytest.raises(SpecError, match=message):
         built(folder, tpm2(pcrs=(4,)))
     message = "^data.tpm2: PCR 7 is to be signed, and no machine has Secure Boot; add a machine with such"

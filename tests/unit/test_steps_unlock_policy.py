@@ -49,8 +49,8 @@ def test_what_a_recipe_says_about_the_tpm() -> None:
     assert unlock_policy.tpm_policy(OTHER) is None
     assert unlock_policy.tpm_policy(TPM2) == TpmPolicy(sealing=Sealing.SIGNED, pcrs=(11,))
     default = replace(TPM2, tpm2=None)
-    assert unlock_policy.tpm_policy(default) == TpmPolicy(sealing=Sealing.SIGNED, pcrs=(7, 11))
-    limited = TpmPolicy(sealing=Sealing.SIGNED, pcrs=(7, 11), rollback=Rollback(0x01801C00, 3))
+    assert unlock_policy.tpm_policy(default) == TpmPolicy(sealing=Sealing.SIGNED, pcrs=(7, 11, 12))
+    limited = TpmPolicy(sealing=Sealing.SIGNED, pcrs=(7, 11, 12), rollback=Rollback(0x01801C00, 3))
     assert unlock_policy.tpm_policy(options(release=3)) == limited
     literal = TpmPolicy(sealing=Sealing.LITERAL, pcrs=(4, 11))
     assert unlock_policy.tpm_policy(options(policy=TpmSealing.LITERAL, pcrs=(11, 4))) == literal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...schema import ConvertedImage
 from ..encrypted import write_volume
-from ..task import OUT, Step
+from ..task import Step
 from ..volume_keys import seed_path
 from ..volumes import volumes
 from . import root
@@ -14,7 +14,8 @@ from . import root
 
 def encrypted_root(image: ConvertedImage) -> Path:
     """Path of the LUKS2 volume."""
-    return OUT / image.name / "root.luks"
+    (volume,) = volumes(image)
+    return volume.built_path
 
 
 def step(image: ConvertedImage) -> Step:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,15 +102,15 @@ def build(
     files = lay_over(FileTree(), overlays) if overlays else None
     packages = _packages(lock) if spec.packages else ()
     key = _key(digest, spec, packages, kernel_files, files)
-    entry = CONVERTED / key
-    if not _is_whole(entry):
+    entry, with_kernel = CONVERTED / key, not kernel_files
+    if not _is_whole(entry, _names(with_kernel=with_kernel)):
         modules = None
         if kernel_files:
             directory = kernel.module_directory(*kernel_files)
             modules = directory.select(spec.modules or tuple(directory.paths))
         plan = _plan(spec, packages, modules, files)
-        _make(entry, base_path, plan, with_kernel=not kernel_files)
-    for target, name in zip(targets, _names(with_kernel=not kernel_files), strict=True):
+        _make(entry, base_path, plan, with_kernel=with_kernel)
+    for target, name in zip(targets, _names(with_kernel=with_kernel), strict=True):
         copy_file(entry / name, target)
 
 
@@ -173,12 +174,14 @@ def _key(
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def _is_whole(entry: Path) -> bool:
-    """Whether an entry is there with the bytes that it was made with."""
+def _is_whole(entry: Path, names: Sequence[str]) -> bool:
+    """Whether an entry is there: exactly the files ``names``, with the bytes that they were made with."""
     try:
         known = json.loads((entry / _ENTRY).read_text())
-        return all(DIGESTS.sha256(entry / name) == digest for name, digest in known.items())
-    except (OSError, ValueError, AttributeError):
+        if not isinstance(known, dict) or known.keys() != set(names):
+            return False
+        return all(DIGESTS.sha256(entry / name) == known[name] for name in names)
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -195,7 +198,7 @@ def _make(entry: Path, base_path: Path, plan: RootPlan, *, with_kernel: bool) ->
         (work / "root.json").write_text(json.dumps(asdict(facts), indent=1) + "\n")
         if targets is not None:
             _write_kernel_facts(work, facts.kernel)
-        known = {path.name: _sha256(path) for path in sorted(work.iterdir())}
+        known = {name: _sha256(work / name) for name in sorted(_names(with_kernel=with_kernel))}
         (work / _ENTRY).write_text(json.dumps(known, indent=1) + "\n")
         shutil.rmtree(entry, ignore_errors=True)
         work.replace(entry)

@@ -266,7 +266,8 @@ def _configure(appliance: Appliance, drives: Sequence[Drive], cache: Path) -> No
 def _advice(calls: Sequence[str]) -> str:
     """What helps where the appliance did not come up."""
     if calls and calls[-1].startswith("launch"):
-        return f"{ADVICE}; `libguestfs-test-tool` says more"
+        more = "`libguestfs-test-tool` says more, and `qemu-img check` whether the disk image is damaged"
+        return f"{ADVICE}; {more}"
     return ""
 
 

@@ -22,6 +22,8 @@ from recipes.broker.config import BrokerConfig
 from recipes.broker.policy import VolumeRule
 from recipes.broker.server import running
 from recipes.broker.trust import EnrolledKeys
+from recipes.golden.verify import compare
+from recipes.measure.trace import ALL_ALGORITHMS
 from recipes.schema import ConvertedImage
 from recipes.steps import broker_keys
 from recipes.steps.develop import TESTED_CONVERSION
@@ -65,7 +67,7 @@ class Lab:
             private_key=broker_keys.SERVER_KEY,
             port=urlsplit(spec.url).port or 443,
             audit=self.folder / "audit",
-            rules=(VolumeRule(volume=spec.volume, accept_omitted=True),),
+            rules=(VolumeRule(volume=spec.volume),),
         )
         work = self.folder / "work"
         work.mkdir()
@@ -128,6 +130,11 @@ def test_the_root_opens_after_a_matching_quote(lived: Lived) -> None:
         (volume,) = found.volumes
         assert (volume.volume, volume.provider, volume.result) == ("root", "kbs", "opened")
         assert found.facts["state"] == "running"
+        expected = IMAGE.expected(MACHINE)
+        result = compare(expected, found.observation, banks=ALL_ALGORITHMS)
+        assert result.differences == ()
+        # A network device without an option ROM leaves PCR 2 as it is.
+        assert "PCR2" in {row.register for row in expected.registers}
 
 
 def test_right_registers_under_an_unknown_key_are_refused(lived: Lived) -> None:

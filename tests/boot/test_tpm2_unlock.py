@@ -100,7 +100,7 @@ UNLOCK_VOLUME=data UNLOCK_CONF=/etc/unlock/data.conf UNLOCK_PURPOSE=format UNLOC
     UNLOCK_TOKEN=/run/token UNLOCK_HEADER= UNLOCK_DEVICE=none UNLOCK_UUID=none UNLOCK_NONCE=00 \\
     /usr/lib/unlock.d/tpm2 3>/run/key 2>/run/words </dev/null
 code=$?
-echo "ATTACK key of $(busybox stat -c %s /run/key) bytes, code $code: $(cat /run/words)" >/dev/console
+echo "ATTACK code $code: $(cat /run/words)" >/dev/console
 echo "goldsmith: FATAL: attack ended, Kernel panic" >/dev/console
 echo o >/proc/sysrq-trigger
 sleep 60
@@ -171,7 +171,8 @@ def test_a_program_that_the_host_starts_instead_of_ours_gets_no_key(life: Mappin
     """`rdinit=` by SMBIOS: the UKI is untouched and PCR 7 and 11 are as predicted; PCR 12 is not."""
     text = life["added words"].text
     assert re.search("ATTACK PCR11 [0-9A-F]{64}", text), text[-2000:]
-    assert "ATTACK key of 0 bytes, code 20: none of the policies signed in this UKI" in text
+    # A format draws its secret before the TPM says no to sealing it: nothing was ever encrypted with that one.
+    assert "code 20: none of the policies signed in this UKI is that of this boot" in text
 
 
 def test_another_tpm_does_not_open_it(life: Mapping[str, Run]) -> None:

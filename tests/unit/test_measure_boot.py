@@ -161,6 +161,12 @@ def test_registers_that_are_not_covered() -> None:
             "m: which boot options firmware makes for virtio-rng-pci is not modelled",
         ),
         (
+            replace(MACHINE, devices=("virtio-net-pci,netdev=n,romfile=",)),
+            replace(MODEL, measures_acpi=False),
+            ["PCR1"],
+            "m: which boot options firmware makes for virtio-net-pci,netdev=n,romfile= is not modelled",
+        ),
+        (
             replace(MACHINE, disks=(Disk(), Disk())),
             replace(MODEL, measures_acpi=False),
             ["PCR1"],

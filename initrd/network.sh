@@ -111,7 +111,7 @@ ask_for_address() {
     # -n and -t end it when nobody answers, timeout when somebody answers without end.
     if ! timeout -s KILL "$((left + 1))" udhcpc -f -n -q -t "$left" -T 1 -O mtu -i "$interface" \
         -s /usr/lib/goldsmith/udhcpc >/run/udhcpc.log 2>&1 </dev/null; then
-        warn "no network: no DHCP server gives $interface an address: $(plain "$(tail -n 1 /run/udhcpc.log)");" \
+        warn "no network: no DHCP server gives $interface an address: $(tail -n 1 /run/udhcpc.log | tr -cd ' -~');" \
             "start one, or write an address into the recipe's network"
         rm -f /run/udhcpc.log
         return 1

@@ -171,7 +171,7 @@ def test_a_program_that_the_host_starts_instead_of_ours_gets_no_key(life: Mappin
     """`rdinit=` by SMBIOS: the UKI is untouched and PCR 7 and 11 are as predicted; PCR 12 is not."""
     text = life["added words"].text
     assert re.search("ATTACK PCR11 [0-9A-F]{64}", text), text[-2000:]
-    # A format draws its secret before the TPM says no to sealing it: nothing was ever encrypted with that one.
+    # A format draws its secret before the TPM says no: nothing was ever encrypted with that one.
     assert "code 20: none of the policies signed in this UKI is that of this boot" in text
 
 

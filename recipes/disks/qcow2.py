@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..binary import Struct, u8, u32, u64
 from ..errors import FormatError
+from ..formats.qcow2 import Qcow2Header
 from ..units import MIB, SECTOR_SIZE, align_up
 from .compressed import DEFLATE, ZSTD, Codec, compress_pieces
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
@@ -43,37 +43,6 @@ _PACKED_MAX = CLUSTER - SECTOR_SIZE  # one that saves less than a sector is quic
 COMPRESSION_TYPE = 1 << 3
 ZLIB_TYPE, ZSTD_TYPE = 0, 1
 _FEATURE_NAMES = 0x6803F857
-
-
-class Header(Struct, endian=">"):
-    """Start of the file, version 3 with all fields up to the compression type and its padding.
-
-    Spec: QEMU docs/interop/qcow2.txt, section Header.
-    """
-
-    magic: u32
-    version: u32
-    backing_file_offset: u64
-    backing_file_size: u32
-    cluster_bits: u32
-    size: u64
-    crypt_method: u32
-    l1_size: u32
-    l1_table_offset: u64
-    refcount_table_offset: u64
-    refcount_table_clusters: u32
-    snapshots: u32
-    snapshots_offset: u64
-    incompatible_features: u64
-    compatible_features: u64
-    autoclear_features: u64
-    refcount_order: u32
-    header_length: u32
-    compression_type: u8
-    reserved_0x69: u8
-    reserved_0x6a: u8
-    reserved_0x6b: u8
-    reserved_0x6c: u32
 
 
 @dataclass(frozen=True)
@@ -169,7 +138,7 @@ class _Image:
             self._out.write(_big_endian(self._l1[start : start + L2_ENTRIES]))
         self._out.seek(0)
         self._out.write(
-            Header(
+            Qcow2Header(
                 magic=0x514649FB,
                 version=3,
                 backing_file_offset=0,
@@ -187,7 +156,7 @@ class _Image:
                 compatible_features=0,
                 autoclear_features=0,
                 refcount_order=4,
-                header_length=Header.SIZE,
+                header_length=Qcow2Header.SIZE,
                 compression_type=compression_type,
                 reserved_0x69=0,
                 reserved_0x6a=0,

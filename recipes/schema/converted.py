@@ -15,7 +15,6 @@ from ..reader import Marks, Size, Text
 from ..units import MIB
 from .common import (
     Architecture,
-    Buildable,
     DebianSpec,
     ModuleName,
     PackageName,
@@ -27,6 +26,7 @@ from .common import (
     read_recipe,
 )
 from .cvm import (
+    DiskBuildable,
     DiskSpec,
     InitramfsSpec,
     UkiSpec,
@@ -115,16 +115,10 @@ class ConvertedRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertedImage(Buildable):
-    """A converted image's recipe that passed every check, with its machines."""
+class ConvertedImage(DiskBuildable):
+    """A converted image's recipe that passed every check."""
 
     recipe: ConvertedRecipe
-    machines: tuple[QemuMachine, ...]
-
-    @property
-    def captures_path(self) -> Path:
-        """The committed captures of the machines' ACPI tables, beside the lock."""
-        return self.path.with_suffix(".captures.lock")
 
 
 def load_converted(path: Path, root: Path) -> ConvertedImage:

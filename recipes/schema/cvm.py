@@ -186,16 +186,22 @@ class BootRecipe(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image(Buildable):
-    """A confidential VM's recipe that passed every check, with its machines."""
+class DiskBuildable(Buildable):
+    """What boots from a disk of its own by UEFI, on the machines of its recipe."""
 
-    recipe: Recipe
     machines: tuple[QemuMachine, ...]
 
     @property
     def captures_path(self) -> Path:
         """The committed captures of the machines' ACPI tables, beside the lock."""
         return self.path.with_suffix(".captures.lock")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(DiskBuildable):
+    """A confidential VM's recipe that passed every check."""
+
+    recipe: Recipe
 
 
 def load_image(path: Path, root: Path) -> Image:

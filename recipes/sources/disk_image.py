@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID
 
-from ..binary import Struct, u32, u64
 from ..errors import FormatError
 from ..formats.gpt import TYPE_ROOT_X86_64
+from ..formats.qcow2 import Qcow2Header
 from ..units import SECTOR_SIZE, format_size
 from .guestfs_appliance import Drive, Guest, running
 
@@ -47,28 +47,6 @@ class ImageFormat(Enum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
-
-
-class Qcow2Header(Struct, endian=">"):
-    """Start of a qcow2 file up to the features that a reader must know.
-
-    Spec: QEMU docs/interop/qcow2.txt, section Header.
-    """
-
-    magic: u32
-    version: u32
-    backing_file_offset: u64
-    backing_file_size: u32
-    cluster_bits: u32
-    size: u64
-    crypt_method: u32
-    l1_size: u32
-    l1_table_offset: u64
-    refcount_table_offset: u64
-    refcount_table_clusters: u32
-    snapshots: u32
-    snapshots_offset: u64
-    incompatible_features: u64
 
 
 def identify(path: Path) -> ImageFormat:

@@ -40,7 +40,7 @@ NETWORK_APPLETS = ("ip", "udhcpc")
 HEADER_PROGRAMS = ("usr/sbin/cryptsetup",)
 FORMAT_PROGRAMS = ("usr/sbin/mkfs.ext4",)
 _VERITY_MODULES = ("dm-verity", "erofs")
-_VOLUME_MODULES = ("dm-crypt", "xts")
+_VOLUME_MODULES = ("dm-crypt", "xts", "ext4")
 # Linux drivers/md/dm-crypt.c, crypt_ctr_cipher: the tags are authenc(hmac(sha256),xts(aes)).
 _INTEGRITY_MODULES = ("dm-integrity", "authenc", "hmac")
 _LIBRARY = "usr/lib/goldsmith"
@@ -161,7 +161,7 @@ def _add_modules(tree: FileTree, modules: FileTree, spec: InitramfsSpec) -> None
     directory = ModuleDirectory(modules, spec.kernel_release)
     wanted = [*(_VERITY_MODULES if spec.root == "verity" else ()), *spec.modules]
     for volume in spec.volumes:
-        wanted += (*_VOLUME_MODULES, volume.filesystem)
+        wanted += _VOLUME_MODULES
         wanted += _INTEGRITY_MODULES if volume.integrity != "none" else ()
     wanted += [name for provider in spec.providers for name in provider.modules]
     first = directory.closure(spec.tpm_modules)

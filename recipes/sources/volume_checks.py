@@ -94,7 +94,6 @@ def _check_values(volume: VolumeSpec, where: str) -> None:
         raise SpecError(f"{where}: not a volume's name; use at most 16 lower-case letters, digits, - and _")
     if not _MOUNTPOINT.fullmatch(volume.mountpoint):
         raise SpecError(f"{where}: {volume.mountpoint!r} is no mount point; write a path such as /var")
-    one_of(f"{where}: filesystem", volume.filesystem, ("ext4",))
     one_of(f"{where}: format", volume.format_policy, (NEVER, IF_BLANK, ALWAYS))
     one_of(f"{where}: header", volume.header, (LUKS2, HEADERLESS))
     one_of(f"{where}: integrity", volume.integrity, INTEGRITIES)

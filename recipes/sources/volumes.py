@@ -58,7 +58,6 @@ class VolumeSpec:
     partition_uuid: uuid.UUID
     providers: tuple[Provider, ...]
     mountpoint: str = "/var"
-    filesystem: str = "ext4"
     format_policy: str = ALWAYS
     header: str = HEADERLESS
     integrity: str = "none"
@@ -169,7 +168,6 @@ def settings(volume: VolumeSpec) -> dict[str, str]:
     values = {
         "PARTUUID": str(volume.partition_uuid),
         "MOUNTPOINT": volume.mountpoint,
-        "FILESYSTEM": volume.filesystem,
         "FORMAT": volume.format_policy,
         "HEADER": volume.header,
         "INTEGRITY": volume.integrity,

@@ -66,7 +66,6 @@ class Settings:
         values = {
             "PARTUUID": self.uuid,
             "MOUNTPOINT": self.mountpoint,
-            "FILESYSTEM": "ext4",
             "FORMAT": self.format,
             "HEADER": "none" if self.expected is None else "luks2",
             "INTEGRITY": self.integrity,

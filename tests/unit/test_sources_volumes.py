@@ -160,7 +160,6 @@ def test_the_settings_of_a_volume_without_a_header() -> None:
     assert lines(SCRATCH) == [
         "PARTUUID='6ba7b810-9dad-11d1-80b4-00c04fd430c8'",
         "MOUNTPOINT='/var'",
-        "FILESYSTEM='ext4'",
         "FORMAT='always'",
         "HEADER='none'",
         "INTEGRITY='none'",
@@ -207,7 +206,6 @@ def test_the_settings_of_a_sealed_volume() -> None:
     assert lines(volume) == [
         "PARTUUID='6ba7b810-9dad-11d1-80b4-00c04fd430c8'",
         "MOUNTPOINT='/srv'",
-        "FILESYSTEM='ext4'",
         "FORMAT='if-blank'",
         "HEADER='luks2'",
         "INTEGRITY='none'",
@@ -401,10 +399,6 @@ PCRS = "is no list of PCRs; write one such as '4 7 11'"
                 f"volume scratch: {path!r} is no mount point; write a path such as /var",
             )
             for path in ("/var/../etc", "/v'r", "", "var", "/var/", "//", "/a\n")
-        ),
-        (
-            replace(SCRATCH, filesystem="xfs"),
-            "volume scratch: filesystem: 'xfs' is not known; write one of ext4",
         ),
         (
             replace(SCRATCH, format_policy="once"),

@@ -7,7 +7,8 @@
 # /etc/unlock/<volume>.conf  one file for each volume, see unlock
 #
 # ROOT in the configuration says what the root file system is: verity, a read-only EROFS that the root hash on the
-# command line names; or luks2, an ext4 on the encrypted volume root, the first of the volumes.
+# command line names; or luks2, an ext4 on the encrypted volume root, the first of the volumes. WORKLOAD_ROOTHASH and
+# the two partitions beside it are of a workload that the system mounts later from /dev/mapper/workload.
 set -u
 umask 022
 
@@ -37,12 +38,18 @@ mount_kernel_filesystems() {
 }
 
 # load_modules LIST: each line is the path of a module; the builder has put them in order of dependence. A driver may
-# say that there is nothing for it here, such as AES instructions; whoever needs it later stops the boot.
+# say that there is nothing for it here, such as AES instructions or a hypervisor's bus, and then those that build on it
+# lack its symbols; whoever needs one of them later stops the boot.
 load_modules() {
+    idle=
     while read -r module; do
         insmod "$module" 2>/run/insmod.log && continue
-        case $(cat /run/insmod.log) in
-            *'No such device') log "module ${module##*/} has nothing to drive" ;;
+        case $idle$(cat /run/insmod.log) in
+            *'No such device')
+                log "module ${module##*/} has nothing to drive"
+                idle='idle '
+                ;;
+            'idle '*'unknown symbol in module'*) log "module ${module##*/} builds on one that has nothing to drive" ;;
             *) die "module $module does not load: $(cat /run/insmod.log); build it for the kernel of this UKI" ;;
         esac
     done <"$1"
@@ -88,6 +95,7 @@ if [ "$ROOT" = verity ]; then
     open_root
     mount_root
 fi
+[ -z "${WORKLOAD_ROOTHASH:-}" ] || open_workload
 network_up
 for volume in $VOLUMES; do
     mount_volume "$volume"

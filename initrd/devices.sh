@@ -120,13 +120,23 @@ dashes() {
     sed 's/^\(.\{8\}\)\(.\{4\}\)\(.\{4\}\)\(.\{4\}\)/\1-\2-\3-\4-/'
 }
 
-# Opens the verified root as /dev/mapper/root. The superblock on the disk is the host's to write: it is read once,
-# compared with the only kind the builder makes, and the table is written with those values. What is taken from it
-# (block count, salt) goes into the root hash.
+# Opens the verified root as /dev/mapper/root.
 open_root() {
-    wait_partition root "$root_uuid"
+    open_verity root "$root_uuid" "$hash_uuid" "$roothash"
+}
+
+# Opens the workload as /dev/mapper/workload; its root hash stands in the configuration.
+open_workload() {
+    open_verity workload "$WORKLOAD_DATA" "$WORKLOAD_HASHES" "$WORKLOAD_ROOTHASH"
+}
+
+# open_verity NAME DATA-UUID HASH-UUID ROOT-HASH: opens partitions NAME and NAME-verity as /dev/mapper/NAME. The
+# superblock on the disk is the host's to write: it is read once, compared with the only kind the builder makes, and
+# the table is written with those values. What is taken from it (block count, salt) goes into the root hash.
+open_verity() {
+    wait_partition "$1" "$2"
     data_device=$partition
-    wait_partition root-verity "$hash_uuid"
+    wait_partition "$1-verity" "$3"
     dd if="$partition" of=/run/verity bs=512 count=1 2>/dev/null ||
         die "cannot read the verity superblock on $partition; the disk fails"
     check_superblock "$partition"
@@ -137,13 +147,13 @@ open_root() {
     esac
     # Linux Documentation/admin-guide/device-mapper/verity.rst: format 1, blocks of 4096 bytes for data and hashes, of
     # which there are eight sectors each; the hash tree begins with the block behind the superblock.
-    table="0 $((blocks * 8)) verity 1 $data_device $partition 4096 4096 $blocks 1 sha256 $roothash $salt 1 $corruption"
-    printf '%s\n' "$table" | /usr/lib/goldsmith/dmtable create root ro 2>/run/verity.log ||
-        die "the root does not verify: $(tail -n 1 /run/verity.log); write the disk image again"
+    table="0 $((blocks * 8)) verity 1 $data_device $partition 4096 4096 $blocks 1 sha256 $4 $salt 1 $corruption"
+    printf '%s\n' "$table" | /usr/lib/goldsmith/dmtable create "$1" ro 2>/run/verity.log ||
+        die "the $1 does not verify: $(tail -n 1 /run/verity.log); write the disk image again"
     # The kernel reads nothing until it is asked to. From here on what does not verify ends the machine, so what is
     # left to fail is the disk.
-    dd if=/dev/mapper/root of=/dev/null bs=4096 count=1 status=none 2>/run/verity.log ||
-        die "cannot read the verified root on $data_device: $(tail -n 1 /run/verity.log); the disk fails"
+    dd if="/dev/mapper/$1" of=/dev/null bs=4096 count=1 status=none 2>/run/verity.log ||
+        die "cannot read the verified $1 on $data_device: $(tail -n 1 /run/verity.log); the disk fails"
     rm -f /run/verity /run/verity.log
 }
 

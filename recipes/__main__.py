@@ -7,13 +7,15 @@ not match; 2: wrong use, or input that cannot be read.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from .commands import broker, diff, explain, measure, metadata, stability, verify
 from .errors import ImageError, VerifyError
 
+# Modules of ``commands``, in the order of the help text.
+COMMANDS = ("measure", "explain", "diff", "verify", "stability", "metadata", "broker", "attest")
 USAGE = 2
 MISMATCH = 1
 
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--" in words:
         at = words.index("--")
         words, launch = words[:at], words[at + 1 :]
-    options = _parser().parse_args(words)
+    options = _parser(words[:1]).parse_args(words)
     options.launch = launch
     try:
         return int(options.command(options))
@@ -46,15 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="goldsmith",
         description="Computes what the hardware will measure when an image is launched, before the launch.",
         epilog="Exit status: 0 computed or equal, 1 different, 2 wrong use or unreadable input.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (measure, explain, diff, verify, stability, metadata, broker):
-        command.add(commands)
+    # A command that is named is the only one that has to be there.
+    for name in first if first and first[0] in COMMANDS else COMMANDS:
+        importlib.import_module(f".commands.{name}", __package__).add(commands)
     return parser
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +33,19 @@ TEST_PACKAGES = (
         "swtpm-tools",
         "tpm2-tools",
     ),
-    *("cryptsetup-bin", "erofs-utils", "dosfstools", "mtools", "sbsigntool", "osslsigncode", "fdisk"),
+    *(
+        "cryptsetup-bin",
+        "erofs-utils",
+        "dosfstools",
+        "mtools",
+        "sbsigntool",
+        "efitools",
+        "osslsigncode",
+        "fdisk",
+    ),
     *("gdisk", "cpio", "kmod", "busybox-static", "shellcheck", "binutils", "openssl", "xz-utils", "systemd"),
     *("git", "gcc", "libc6-dev", "libssl-dev", "iproute2"),
-    *("python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs"),
+    *("qemu-user", "python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs"),
 )
 TEST_PROGRAMS = (
     *(
@@ -52,6 +62,7 @@ TEST_PROGRAMS = (
     ),
     *("fsck.fat", "mcopy", "sbverify", "osslsigncode", "sfdisk", "sgdisk", "cpio", "depmod", "busybox"),
     *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git", "cc", "ip", "debugfs", "supermin"),
+    *("cert-to-efi-sig-list", "qemu-x86_64"),
 )
 
 
@@ -82,6 +93,8 @@ def main(arguments: list[str], root: Path) -> None:
     os.chdir(root)
     sys.stdout.flush()
     command = [str(python), "-m", "recipes.steps", *arguments]
+    # Until doit's Python has our words for it (steps/signals.py), an interrupt would be a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execve(python, command, environment)  # noqa: S606 - becomes doit, no shell
 
 

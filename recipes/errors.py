@@ -5,7 +5,6 @@ Every message has the shape ``where: what; how to fix``, in lower case and with 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -72,6 +71,8 @@ class ToolError(ImageError):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or the known words, to put behind a complaint about an unknown word."""
+    import difflib
+
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     if close:

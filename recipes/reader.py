@@ -2,8 +2,8 @@
 
 A field's type says what is accepted, and nothing is converted on the quiet: ``no`` is not a string,
 ``512`` is not a size, a key written twice is a mistake. Types: ``str``, ``int``, ``bool``, enums,
-dataclasses, ``tuple[T, ...]`` (a single value is a list of one), ``T | None``, and ``Annotated`` with a
-:class:`Size` or a :class:`Text` rule.
+dataclasses, ``tuple[T, ...]`` (a single value is a list of one), ``dict[str, T]`` (keys of the writer's own
+choice, in the file's order), ``T | None``, and ``Annotated`` with a :class:`Size` or a :class:`Text` rule.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .units import parse_size
 
 MAX_TEXT = 4 << 20
 MAX_DEPTH = 16
+# Of a number: the largest that a recipe may have is 2**64-1.
+MAX_DIGITS = 40
 
 T = TypeVar("T")
 Place = tuple[str | int, ...]
@@ -137,6 +139,9 @@ class _Reader:
             return self.value(node, kind, place)
         if get_origin(kind) is tuple:
             return self.sequence(node, get_args(kind)[0], place)
+        if get_origin(kind) is dict:
+            name, item = get_args(kind)
+            return self.table(node, name, item, place)
         if is_dataclass(kind):
             return self.mapping(node, kind, place)
         return self.scalar(node, kind, rule, place)
@@ -148,6 +153,22 @@ class _Reader:
             self.marks.add(place, f"{_name(place)}: expected a list, found {_found(node)}")
             return ()
         return tuple(self.value(item, kind, (*place, index)) for index, item in enumerate(node.value))
+
+    def table(self, node: yaml.Node, name: Any, kind: Any, place: Place) -> dict[str, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            self.marks.add(place, f"{_name(place)}: expected keys and values, found {_found(node)}")
+            return {}
+        rule = get_args(name)[1] if get_origin(name) is Annotated else None
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            known = len(self.marks.problems)
+            self.marks.places[(*place, "")] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            key = self.scalar(key_node, str, rule, (*place, ""))
+            if len(self.marks.problems) == known and key in values:
+                self.marks.add((*place, ""), f"key {key!r} is written twice")
+            elif len(self.marks.problems) == known:
+                values[key] = self.value(value_node, kind, (*place, key))
+        return values
 
     def mapping(self, node: yaml.Node, kind: Any, place: Place) -> Any:
         if not isinstance(node, yaml.MappingNode):
@@ -199,11 +220,19 @@ class _Reader:
                 place, f"{_name(place)}: {text!r} is not allowed; write for example {rule.example}"
             )
         if kind is int:
-            if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is None:
-                self.marks.add(place, f"{_name(place)}: {text!r} is not a whole number in decimal digits")
-                return None
-            return int(text)
+            return self.number(text, place)
         return text if kind is str else text.lower() in ("true", "yes", "on")
+
+    def number(self, text: str, place: Place) -> int | None:
+        """What the field's own rule judges: it knows how large the number may be."""
+        if re.fullmatch(r"0|[1-9][0-9]*", text) is None:
+            self.marks.add(place, f"{_name(place)}: {text!r} is not a whole number in decimal digits")
+        elif len(text) > MAX_DIGITS:
+            what = f"a number of {len(text)} digits; none may have more than {MAX_DIGITS}"
+            self.marks.add(place, f"{_name(place)}: {what}")
+        else:
+            return int(text)
+        return None
 
     def size(self, text: str, place: Place) -> int | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ VECTORS = ROOT / "tests" / "vectors"
 
 def require_tool(name: str) -> str:
     """Path of a foreign program; without it the test is skipped at home and fails in CI."""
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    # Some are Python's, and were installed beside this interpreter.
+    places = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", str(Path(sys.executable).parent)]
+    path = shutil.which(name, path=":".join(places))
     if path is not None:
         return path
     if os.environ.get("CI"):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*: sources derive-key-snp.c derive-key-cca.c sha256.c */
+/*: sources derive-key-snp.c derive-key-cca.c process.c sha256.c */
 /*
  * A volume key that needs no storage: the hardware derives it from a secret of its own and from what it measured.
  *
@@ -22,6 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "process.h"
 #include "sha256.h"
 
 enum { KEY_DESCRIPTOR = 3, VOLUME_KEY_SIZE = 64, INFO_MAX = 256 };
@@ -165,6 +166,7 @@ static enum ending expand(const uint8_t source[SOURCE_SIZE], const char *volume)
 }
 
 int main(int count, char **words) {
+    keep_private();
     int snp = count == 6 && !strcmp(words[1], "snp");
     int cca = count == 4 && !strcmp(words[1], "cca");
     if (!snp && !cca) {

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*: sources process.c sha256.c */
 /*
  * dmtable create NAME [ro]   makes the mapped device NAME from the table on standard input, and /dev/mapper/NAME
  * dmtable remove NAME        removes both
  *
  * Each line of a table is `START LENGTH TARGET PARAMETERS`, in sectors of 512 bytes. A `@KEY@` among the parameters
- * stands for all bytes of descriptor 3 in hex: a key is then in no argument and in no shell variable. Ends with 0, or
- * with 1 and one line on standard error.
+ * stands for all bytes of descriptor 3 in hex: a key is then in no argument and in no shell variable. `@KEY:CONTENT@`,
+ * with 64 hexadecimal digits, stands for as many bytes that follow from the key for this content alone (HKDF-SHA256 of
+ * the key, with a text of ours and the digits as info). Ends with 0, or with 1 and one line on standard error.
  *
- * Spec: Linux include/uapi/linux/dm-ioctl.h; Documentation/admin-guide/device-mapper for the targets.
+ * Spec: Linux include/uapi/linux/dm-ioctl.h; Documentation/admin-guide/device-mapper for the targets; RFC 5869.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,8 +26,14 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "process.h"
+#include "sha256.h"
+
 #define CONTROL "/dev/mapper/control"
-#define MARK "@KEY@"
+#define MARK "@KEY"
+#define CONTENT_DIGITS 64
+/* Changes when the derivation does; the builder has it too (recipes/steps/encrypted.py). */
+#define PURPOSE "goldsmith content key 1 "
 #define KEY_FD 3
 /* A key of several ciphers with integrity has less than 256 bytes. */
 #define KEY_MAX 512
@@ -103,18 +111,30 @@ static int add(const char *bytes, size_t size)
 	return 1;
 }
 
-static int add_key(void)
+static const char digits[] = "0123456789abcdef";
+
+/* The key, or what follows from it for a content of `size` digits. */
+static int add_key(const char *content, size_t size)
 {
-	static const char digits[] = "0123456789abcdef";
+	unsigned char bytes[KEY_MAX];
+	char info[sizeof PURPOSE - 1 + CONTENT_DIGITS];
 
 	if (key_size == 0 && !read_key())
 		return 0;
 	if (key_size * 2 > BODY_MAX - used)
 		return fail("the table is too long");
-	for (size_t i = 0; i < key_size; i++) {
-		request.body[used++] = digits[key[i] >> 4];
-		request.body[used++] = digits[key[i] & 15];
+	memcpy(bytes, key, key_size);
+	if (size) {
+		memcpy(info, PURPOSE, sizeof PURPOSE - 1);
+		memcpy(info + sizeof PURPOSE - 1, content, size);
+		/* Never more than the 255 digests of SHA-256 that there can be. */
+		hkdf_sha256(NULL, 0, key, key_size, info, sizeof info, bytes, key_size);
 	}
+	for (size_t i = 0; i < key_size; i++) {
+		request.body[used++] = digits[bytes[i] >> 4];
+		request.body[used++] = digits[bytes[i] & 15];
+	}
+	explicit_bzero(bytes, sizeof bytes);
 	return 1;
 }
 
@@ -125,9 +145,18 @@ static int add_parameters(const char *text)
 	const char *mark;
 
 	while ((mark = strstr(text, MARK)) != NULL) {
-		if (!add(text, (size_t)(mark - text)) || !add_key())
+		const char *content = mark + strlen(MARK);
+		size_t size = 0;
+
+		if (*content == ':')
+			size = strspn(++content, digits);
+		/* `@KEY:@` is none: whoever wrote it meant a content. */
+		if (content[size] != '@' || (content[-1] == ':' && size != CONTENT_DIGITS))
+			return fail("a mark for the key is neither @KEY@ nor @KEY: with %d hexadecimal digits and @",
+				    CONTENT_DIGITS);
+		if (!add(text, (size_t)(mark - text)) || !add_key(content, size))
 			return 0;
-		text = mark + strlen(MARK);
+		text = content + size + 1;
 	}
 	return add(text, strlen(text)) && add(zeros, 8 - used % 8);
 }
@@ -298,6 +327,7 @@ int main(int argc, char **argv)
 {
 	int done;
 
+	keep_private();
 	if (argc >= 3 && !usable(argv[2]))
 		done = fail("the name is no device's: 1 to %d letters, digits, _ and -", DM_NAME_LEN - 1);
 	else if (argc == 3 && strcmp(argv[1], "remove") == 0)

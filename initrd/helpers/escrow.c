@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*: sources process.c */
 /*: libraries crypto */
 /*
  * Encrypts a key to an operator's public key, so that a volume can be opened when its machine is gone.
  *
  *   escrow PEM <KEY
  *
- * PEM holds one RSA public key of 2048 to 8192 bits ("BEGIN PUBLIC KEY"). One line comes out: RSA-OAEP-SHA256: and
+ * PEM holds one RSA public key of 2048 to 4096 bits ("BEGIN PUBLIC KEY"). One line comes out: RSA-OAEP-SHA256: and
  * the base64 of the ciphertext; SHA-256 is also the hash of OAEP's mask function, and the label is empty
  * (RFC 8017 section 7.1). The operator decodes the base64 and opens it with
  *   openssl pkeyutl -decrypt -inkey KEY -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256
@@ -13,6 +14,8 @@
  * Ends with 0; 40 when the PEM file or the key is not what it should be; 1 when reading, encrypting or writing fails.
  */
 #define _DEFAULT_SOURCE
+#include "process.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/bio.h>
@@ -33,7 +36,9 @@ enum {
     PEM_MAX = 16384,
     KEY_MAX = 512,
     RSA_MIN_BITS = 2048,
-    RSA_MAX_BITS = 8192,
+    /* The driver shows the line in the kernel's log, which takes 1024 bytes at once (Linux 6.12 devkmsg_write), and 976
+     * before 6.4: a larger key's line would be refused there. */
+    RSA_MAX_BITS = 4096,
     OAEP_OVERHEAD = 2 * 32 + 2, /* RFC 8017 section 7.1.1: two digests and two bytes */
 };
 
@@ -192,6 +197,7 @@ static int escrow(const char *path, EVP_PKEY *key) {
 
 int main(int count, char **words) {
     EVP_PKEY *key = NULL;
+    keep_private();
     if (count != 2) {
         return complain(MALFORMED, "usage: escrow PEM <KEY");
     }

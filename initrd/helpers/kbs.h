@@ -38,6 +38,8 @@ enum {
     MAX_CERTIFICATES = 4,
     MAX_CERTIFICATE = 4096,
     MAX_EVIDENCE = 4096,
+    MAX_REPORT = 4096,
+    MAX_REPORT_CERTIFICATES = 16 * 1024,
 };
 
 /* Ours: the longest answer is a refusal, 600 characters that JSON may write with six each. */
@@ -160,10 +162,10 @@ bool unseal(EVP_PKEY *own, const struct sealed *sealed, unsigned char *key);
 
 /* kbs_session.c: the whole protocol. */
 
-/* What to ask for, and of whom. */
+/* What to ask for, and of whom; what vouches for the attestation key where the broker does not know it. */
 struct request {
     const char *volume, *machine, *folder;
-    bool activate;
+    bool activate, snp;
     struct url url;
     struct server server;
 };
@@ -180,5 +182,16 @@ int file_write(const char *folder, const char *name, const void *data, size_t si
 int tpm2_run(int64_t deadline, const char *const arguments[]);
 /* Splits certificates in DER that stand one after the other; 0 when the first is none. */
 size_t certificates_split(const unsigned char *data, size_t size, const unsigned char *parts[], size_t sizes[]);
+
+/* kbs_tee.c: the word of the machine's processor. */
+
+/* A report, and the certificates that the host has for it; no bytes of these where it has none. */
+struct report {
+    unsigned char data[MAX_REPORT], certificates[MAX_REPORT_CERTIFICATES];
+    size_t size, certificates_size;
+};
+
+/* A report of AMD SEV-SNP over an attestation key, its TPM2B_PUBLIC. `entry` is a name for what asks. */
+int snp_report(const char *entry, const unsigned char *key, size_t size, struct report *report);
 
 #endif

@@ -22,6 +22,7 @@ static struct {
     EVP_PKEY *own;
 } current;
 
+static struct report report;
 static struct answer answer;
 static char body_data[MAX_BODY];
 static struct text body;
@@ -300,6 +301,10 @@ static int attest(struct request *request, int file)
     text_add_field(&body, "ephemeral", current.point, sizeof current.point);
     if (current.activation_size > 0)
         text_add_field(&body, "activation", current.activation, current.activation_size);
+    if (report.size > 0)
+        text_add_field(&body, "report", report.data, report.size);
+    if (report.certificates_size > 0)
+        text_add_field(&body, "report_certificates", report.certificates, report.certificates_size);
     outcome = post(request, path);
     return outcome == DONE ? open_answer(request, path, file) : outcome;
 }
@@ -307,11 +312,14 @@ static int attest(struct request *request, int file)
 static int try_once(struct request *request, int file)
 {
     memset(&current, 0, sizeof current);
+    memset(&report, 0, sizeof report);
     int outcome = challenge(request);
     if (outcome == DONE)
         outcome = quote(request);
     if (outcome == DONE && request->activate)
         outcome = activate(request);
+    if (outcome == DONE && request->snp)
+        outcome = snp_report(request->volume, current.ak, current.ak_size, &report);
     if (outcome == DONE)
         outcome = attest(request, file);
     EVP_PKEY_free(current.own);

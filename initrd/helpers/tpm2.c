@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*: sources tpm2_io.c tpm2_bytes.c tpm2_text.c tpm2_policy.c tpm2_seal.c tpm2_nv.c tpm2_mark.c tpm2_quote.c sha256.c */
+/*: sources tpm2_io.c tpm2_bytes.c tpm2_text.c tpm2_policy.c tpm2_seal.c tpm2_nv.c tpm2_mark.c tpm2_quote.c sha256.c process.c */
 /* What a machine that boots asks of its TPM 2.0, as raw commands: no TSS, no cryptography of its own.
  *
  *   tpm2 seal DIGEST               a new secret as base64 on descriptor 3, the sealed blob as base64 on standard output
@@ -32,6 +32,7 @@
  * Sessions are neither salted nor encrypted: the TPM of a virtual machine has no wires, and whoever emulates it knows
  * the secrets anyway.
  */
+#include "process.h"
 #include "tpm2_mark.h"
 #include "tpm2_nv.h"
 #include "tpm2_quote.h"
@@ -59,6 +60,7 @@ static const struct {
 };
 
 int main(int argc, char **argv) {
+    keep_private();
     for (size_t i = 0; argc > 1 && i < sizeof COMMANDS / sizeof *COMMANDS; i++) {
         if (strcmp(argv[1], COMMANDS[i].name)) continue;
         if (argc - 2 < COMMANDS[i].least || argc - 2 > COMMANDS[i].most) break;

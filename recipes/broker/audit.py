@@ -28,7 +28,7 @@ class Facts:
         request: ``challenge``, ``activate``, ``attest`` or empty for another path.
         client: the address it came from.
         machine: that was asked for, and after a release the one whose values were quoted.
-        ak: name of the attestation key: what it was enrolled as, or ``ek:`` and a digest.
+        ak: name of the attestation key: what it was enrolled as, or ``ek:`` or ``snp:`` and a digest.
         quote: SHA-256 of the quote's bytes, in hex.
     """
 

@@ -166,7 +166,8 @@ class Broker:
         facts.volume, facts.machine = session.volume, session.machine
         guest = read_point(request.ephemeral)
         key = _read_key(request.ak_public)
-        facts.ak = self._trust.admit(key, Proof(session.activation, request.activation, request.report))
+        proof = Proof(session.activation, request.activation, request.report, request.report_certificates)
+        facts.ak = self._trust.admit(key, proof, self._clock.now())
         self._check_rule(session, facts.ak)
         expected = self._policy.expected(session.volume, session.machine)
         facts.machine = self._verify(request, session, key, expected).machine

@@ -14,14 +14,21 @@ from ..document import Fields, read_document
 from ..errors import FormatError
 from ..formats.tpm2_attest import MAX_ATTEST
 from ..units import KIB
-from .protocol import MAX_BODY, MAX_CERTIFICATES, MAX_EVENT_LOG, MAX_MEASURE_LOG, POINT_SIZE, SCHEMA
+from .protocol import (
+    MAX_BODY,
+    MAX_CERTIFICATES,
+    MAX_EVENT_LOG,
+    MAX_MEASURE_LOG,
+    MAX_REPORT,
+    MAX_REPORT_CERTIFICATES,
+    POINT_SIZE,
+    SCHEMA,
+)
 from .refusal import RefusedError
 
-# Ours: certificates of endorsement keys are about 1 KiB, public areas and signatures of RSA-4096 half of it;
-# the largest TEE report in use, a TDX quote, is about 8 KiB.
+# Ours: certificates of endorsement keys are about 1 KiB, public areas and signatures of RSA-4096 half of it.
 _MAX_CERTIFICATE = 4 * KIB
 _MAX_PUBLIC = _MAX_SIGNATURE = 1 * KIB
-_MAX_REPORT = 16 * KIB
 _MAX_ACTIVATION = 64
 
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -61,6 +68,7 @@ class AttestRequest:
     measure_log: bytes | None = None
     activation: bytes = b""
     report: bytes = b""
+    report_certificates: bytes = b""
 
 
 def is_volume_name(text: str) -> bool:
@@ -121,7 +129,8 @@ def read_attest(body: bytes) -> AttestRequest:
         ephemeral=_data(fields, "ephemeral", POINT_SIZE),
         measure_log=_optional(fields, "measure_log", MAX_MEASURE_LOG),
         activation=_optional(fields, "activation", _MAX_ACTIVATION) or b"",
-        report=_optional(fields, "report", _MAX_REPORT) or b"",
+        report=_optional(fields, "report", MAX_REPORT) or b"",
+        report_certificates=_optional(fields, "report_certificates", MAX_REPORT_CERTIFICATES) or b"",
     )
     _finish(fields)
     if len(request.ephemeral) != POINT_SIZE or request.ephemeral[0] != 0x04:

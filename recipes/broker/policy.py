@@ -47,8 +47,8 @@ class VolumeRule:
 
     Attributes:
         machines: of the golden manifests; any of them where it is empty.
-        attestation_keys: enrolled names, or ``ek:`` and the SHA-256 of an endorsement key's certificate; any
-            that is trusted where it is empty.
+        attestation_keys: enrolled names, or ``ek:`` and the SHA-256 of an endorsement key's certificate, or
+            ``snp:`` and the launch measurement of a guest, in hex; any that is trusted where it is empty.
         accept_omitted: whether machines will do whose manifest lacks PCR 0 or 2.
     """
 

@@ -57,7 +57,8 @@ in a session.
 ## 3. POST /v1/attest
 
     {"schema":1, "session":hex, "quote":base64, "signature":base64, "ak_public":base64, "event_log":base64,
-     "measure_log":base64, "ephemeral":base64, "activation":base64, "report":base64}
+     "measure_log":base64, "ephemeral":base64, "activation":base64, "report":base64,
+     "report_certificates":base64}
 
 * `ephemeral` is the guest's key for this request: a point on P-256, uncompressed, 65 bytes that
   start with 04.
@@ -68,8 +69,17 @@ in a session.
   replays to what is quoted. `measure_log` is systemd's `tpm2-measure.log`, at most 64 KiB,
   optional: without it the broker assumes the boot phases of the moment that it releases keys at
   (`enter-initrd`).
-* `activation` only after `/v1/activate`. `report` is for a TEE report that binds the attestation
-  key.
+* `activation` only after `/v1/activate`.
+* `report` only where the broker trusts TEE reports: the ATTESTATION_REPORT of AMD SEV-SNP (1184
+  bytes, versions 2, 3 and 5) whose REPORT_DATA, 64 bytes, is
+
+      "goldsmith attestation key 2" || five zero bytes || SHA-256(ak_public)
+
+  with the 27 ASCII bytes of that label as they are, outside of the hash, and `ak_public` as it is
+  sent: a TPM2B_PUBLIC, its size of two bytes included. It is of VMPL 0 or as the operator says.
+  `report_certificates` is the table that the host gives its guest with a report, at most 16 KiB
+  (AMD 56421 section 4.1.8.1), optional: what is taken from it is the certificate of the VCEK or
+  VLEK; ASK and ARK are the operator's. Linux has both as `outblob` and `auxblob` of configfs-tsm.
 
 The answer:
 
@@ -110,4 +120,6 @@ POINT_SIZE = 65
 MAX_BODY = 640 * KIB
 MAX_EVENT_LOG = 256 * KIB
 MAX_MEASURE_LOG = 64 * KIB
+MAX_REPORT = 4 * KIB
+MAX_REPORT_CERTIFICATES = 16 * KIB
 MAX_CERTIFICATES = 4

@@ -7,9 +7,7 @@ likes. A broker has exactly one of: ``EnrolledKeys``, ``EndorsedKeys``, ``Report
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,15 +21,16 @@ from ..formats.tpm2_credential import make_credential
 from ..formats.tpm2_public import Public, endorsement_public, read_sized_public
 from ..measure.quote import QuoteError, check_attestation_key
 from .endorsement import fingerprint, read_authorities, verify_endorsement
+from .owned import check_owned, read_owned
 from .refusal import RefusedError
+from .tee import verify_report
+from .tee_policy import TeePolicy
+from .tee_roots import TeeRoots
 
 # A TPM2B_PUBLIC of an RSA-4096 key has about 600 bytes.
 _MAX_PUBLIC_FILE = 4096
 # As long as the digest of the templates' nameAlg allows. Spec: part 1 section 24.3.
 _SECRET_SIZE = 32
-# Whoever may write an enrolled key is trusted by the broker. Root may write them all the same.
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_ROOT = 0
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,18 @@ class Activation:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a guest gives for its attestation key besides a quote."""
+    """What a guest gives for its attestation key besides a quote.
+
+    Attributes:
+        answer: to the activation.
+        report: of its TEE.
+        certificates: table that came with the report.
+    """
 
     activation: Activation | None = None
     answer: bytes = field(default=b"", repr=False)
     report: bytes = b""
+    certificates: bytes = b""
 
 
 class KeyTrust(Protocol):
@@ -71,7 +77,7 @@ class KeyTrust(Protocol):
         """
         ...
 
-    def admit(self, key: Public, proof: Proof) -> str:
+    def admit(self, key: Public, proof: Proof, now: datetime) -> str:
         """The name of whoever has the key, for rules and for the log.
 
         Raises:
@@ -110,7 +116,7 @@ class EnrolledKeys:
         """Nothing: enrolled keys need no credential."""
         raise RefusedError(403, "ak", "keys are enrolled here; go on with /v1/attest")
 
-    def admit(self, key: Public, proof: Proof) -> str:
+    def admit(self, key: Public, proof: Proof, now: datetime) -> str:
         """The name that the key was enrolled under."""
         if key.name not in self._names and self._folder is not None:
             self._names = _named(_read_keys(self._folder))
@@ -124,31 +130,12 @@ def _read_keys(folder: Path) -> dict[str, Public]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`")
     try:
-        _check_owned(folder, folder.stat())
-        found = {path.stem: _read_enrolled(path) for path in sorted(folder.glob("*.pub"))}
+        check_owned(folder, folder.stat())
+        paths = sorted(folder.glob("*.pub"))
+        found = {path.stem: read_owned(path, _MAX_PUBLIC_FILE) for path in paths}
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
     return {name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()}
-
-
-def _read_enrolled(path: Path) -> bytes:
-    with path.open("rb") as file:
-        _check_owned(path, os.fstat(file.fileno()))
-        return file.read(_MAX_PUBLIC_FILE)
-
-
-def _check_owned(path: Path, found: os.stat_result) -> None:
-    """Returns if only the broker's own user, or root, may write a file or folder.
-
-    Raises:
-        ImageError: others may.
-    """
-    if found.st_uid not in (os.geteuid(), _ROOT):
-        what = f"belongs to user {found.st_uid}, this is user {os.geteuid()}"
-        raise ImageError(f"{path}: {what}; enrolled keys must belong to the broker's own user, or to root")
-    if found.st_mode & _OTHERS_WRITE:
-        what = f"mode {stat.S_IMODE(found.st_mode):04o} lets others write"
-        raise ImageError(f"{path}: {what}; `chmod go-w` it, and look whose keys are enrolled")
 
 
 def _named(keys: Mapping[str, Public]) -> dict[bytes, str]:
@@ -208,7 +195,7 @@ class EndorsedKeys:
             raise RefusedError(403, "ek", error.what) from None
         return Activation(fingerprint(leaf.certificate), key.name, secret, credential.pack())
 
-    def admit(self, key: Public, proof: Proof) -> str:
+    def admit(self, key: Public, proof: Proof, now: datetime) -> str:
         """``ek:`` and the SHA-256 of the endorsement certificate, in hex."""
         if proof.activation is None:
             raise RefusedError(
@@ -223,19 +210,27 @@ class EndorsedKeys:
 
 
 class ReportedKeys:
-    """The place for a TEE report that binds an attestation key, such as that of an SVSM's virtual TPM.
+    """Attestation keys that the report of an AMD SEV-SNP guest vouches for; see ``tee`` for what that proves.
 
-    Nothing here verifies such a report, so nothing is admitted.
+    Args:
+        roots: whose signatures are AMD's.
+        policy: which guests' reports are accepted.
     """
+
+    def __init__(self, roots: TeeRoots, policy: TeePolicy) -> None:
+        self._roots, self._policy = roots, policy
 
     def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
         """Nothing: a report needs no credential."""
         raise RefusedError(403, "ak", "keys are trusted by a TEE report here; go on with /v1/attest")
 
-    def admit(self, key: Public, proof: Proof) -> str:
-        """Never returns."""
-        what = "no verifier of TEE reports is built in; the operator can enrol keys or pin endorsement CAs"
-        raise RefusedError(403, "report", what)
+    def admit(self, key: Public, proof: Proof, now: datetime) -> str:
+        """``snp:`` and the launch measurement of the guest, in hex."""
+        _check_key(key)
+        if not proof.report:
+            raise RefusedError(403, "report", "no TEE report vouches for the key; send one with /v1/attest")
+        found = verify_report(proof.report, proof.certificates, key, self._roots, self._policy, now)
+        return f"snp:{found.measurement.hex()}"
 
 
 def _check_key(key: Public) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 from ..errors import ImageError
 
@@ -26,6 +26,22 @@ class _Once(argparse.Action):
             parser.error(f"argument {option_string}: given twice; write it once")
         given.add(self.dest)
         setattr(namespace, self.dest, values)
+
+
+class LateHelp(str):
+    """Help text that is put together when it is printed: a command that runs need not know what it names."""
+
+    __slots__ = ("_text",)
+    _text: Callable[[], str]
+
+    def __new__(cls, text: Callable[[], str]) -> Self:
+        """What ``text`` gives, not called yet."""
+        late = super().__new__(cls, "...")
+        late._text = text
+        return late
+
+    def __mod__(self, values: object) -> str:
+        return self._text() % values
 
 
 def add_command(

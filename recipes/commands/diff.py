@@ -19,6 +19,10 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--with", dest="other", metavar="MACHINE", help="compare with this machine of the second"
     )
+    parser.add_argument("--disk", metavar="FORMAT", help="that both boot from; default: raw")
+    parser.add_argument(
+        "--with-disk", metavar="FORMAT", help="that the second boots from; default: as --disk"
+    )
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(command=run)
 
@@ -26,10 +30,11 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints the registers that differ; 1 where one does."""
     from ..golden.diff import moved_registers
-    from .manifests import load, machine_of
+    from .manifests import load_on, machine_of
 
     refuse_launch("diff", options.launch)
-    before, after = load(options.before), load(options.after)
+    before = load_on(options.before, options.disk)
+    after = load_on(options.after, options.with_disk or options.disk)
     if options.machine or options.other:
         first = machine_of(before, options.machine, options.before, first=True)
         pairs = [(first, machine_of(after, options.other or first.name, options.after))]

@@ -11,9 +11,11 @@ from pathlib import Path
 from ..errors import ImageError
 from .arguments import Commands, add_command, refuse
 from .measure import add_realm_options, realm_options
+from .measure_sev import explain_sev
 
-# The register that a realm's command line decides.
+# The registers that command lines decide: a realm's, and that of a machine with SEV.
 _RIM = "RIM"
+_LAUNCH_DIGEST = "LAUNCH_DIGEST"
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -30,6 +32,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("golden", type=Path, nargs="?", help="golden.json")
     parser.add_argument("--machine", help="of golden.json; default: the first one")
+    parser.add_argument("--disk", metavar="FORMAT", help="of golden.json, which it boots from; default: raw")
     parser.add_argument("--register", action="append", help="this register only; may be given again")
     parser.add_argument("--json", action="store_true")
     add_realm_options(parser)
@@ -38,15 +41,21 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the steps."""
-    if bool(options.golden) == bool(options.launch):
+    from ..vmm.sev_parse import is_sev
+
+    described = "vmm=" in (options.machine or "") and not options.golden
+    if bool(options.golden) == bool(options.launch or described):
         raise ImageError("explain: give golden.json, or a command line behind --")
     if options.golden:
         refuse("explain", realm_options(options), "is for a command line, golden.json says it itself")
         return _golden(options)
+    launches = list(_command_lines(options.launch)) if options.launch else [[]]
+    if all(is_sev(launch) for launch in launches) or (described and not options.launch):
+        return _sev(options, launches)
     refuse("explain", [(options.machine, "--machine")], "is for golden.json, a command line is one machine")
+    refuse("explain", [(options.disk, "--disk")], "is for golden.json, a command line names its disks")
     others = sorted(set(options.register or ()) - {_RIM})
     refuse("explain", [(name, f"--register {name}") for name in others], "is not what a command line decides")
-    launches = list(_command_lines(options.launch))
     if len(launches) > 2:
         raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
     if len(launches) == 2 and options.dtb:
@@ -56,12 +65,24 @@ def run(options: argparse.Namespace) -> int:
     return _what_if(options, *launches) if len(launches) == 2 else _realm(options, launches[0])
 
 
+def _sev(options: argparse.Namespace, launches: list[list[str]]) -> int:
+    misfits = [(options.disk, "--disk"), (options.profile, "--profile"), (options.dtb, "--dtb")]
+    misfits += [
+        (name, f"--register {name}") for name in sorted(set(options.register or ()) - {_LAUNCH_DIGEST})
+    ]
+    misfits += [(options.machine, "--machine")] if options.launch else []
+    refuse("explain", misfits, "is not for command lines with SEV")
+    if len(launches) > 2:
+        raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
+    return explain_sev(options, launches)
+
+
 def _golden(options: argparse.Namespace) -> int:
     from ..golden.explain import explain, explain_unlock
     from ..golden.manifest import trace_json
-    from .manifests import load, machine_of
+    from .manifests import load_on, machine_of
 
-    manifest = load(options.golden)
+    manifest = load_on(options.golden, options.disk)
     machine = machine_of(manifest, options.machine, options.golden, first=True)
     traces = [trace for trace in machine.traces if not options.register or trace.register in options.register]
     missing = set(options.register or ()) - {trace.register for trace in traces}
@@ -73,7 +94,8 @@ def _golden(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([trace_json(trace) for trace in traces], indent=1))
     else:
-        print(f"{manifest.image} {manifest.version} on {machine.name}\n\n{explain(traces)}", end="")
+        where = machine.name if options.disk is None else f"{machine.name}, disk {options.disk}"
+        print(f"{manifest.image} {manifest.version} on {where}\n\n{explain(traces)}", end="")
         if manifest.unlock and not options.register:
             print(f"\n{explain_unlock(manifest.unlock, machine.name)}", end="")
     return 0
@@ -82,10 +104,13 @@ def _golden(options: argparse.Namespace) -> int:
 def _command_lines(words: Sequence[str]) -> Iterator[list[str]]:
     """The command lines that ``--`` stands between; one inside a command line is its own."""
     from ..vmm.kvmtool_parse import is_kvmtool
+    from ..vmm.sev_parse import is_qemu
 
     line: list[str] = []
     for index, word in enumerate(words):
-        if word == "--" and any(map(is_kvmtool, words[index + 1 : index + 2])):
+        if word == "--" and any(
+            is_kvmtool(next_word) or is_qemu(next_word) for next_word in words[index + 1 : index + 2]
+        ):
             yield line
             line = []
         else:

@@ -18,6 +18,20 @@ def load(path: Path) -> GoldenManifest:
     return manifest_reader.load(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
+def load_on(path: Path, disk: str | None) -> GoldenManifest:
+    """The manifest at ``path``, as it is for machines that boot from the disk of a format.
+
+    Args:
+        disk: None for the raw disk.
+
+    Raises:
+        FormatError: it is none.
+        ImageError: it has no disk of that format.
+    """
+    manifest = load(path)
+    return manifest if disk is None else manifest.on_disk(disk)
+
+
 def machine_of(
     manifest: GoldenManifest, name: str | None, path: Path, *, first: bool = False
 ) -> GoldenMachine:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from .arguments import Commands, add_command, refuse
+from .arguments import Commands, LateHelp, add_command, refuse
+from .measure_sev import add_sev_options, run_sev, sev_options
 
 if TYPE_CHECKING:
     from ..golden.manifest import GoldenMachine
@@ -21,7 +22,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "measure",
         summary="the registers of a VMM command line",
-        usage="goldsmith measure [options] -- qemu-system-x86_64 ... | lkvm run ...",
+        usage="goldsmith measure [options] -- qemu-system-x86_64 ... | lkvm run ...\n"
+        "       goldsmith measure [options] --machine vmm=ec2,firmware=F,vcpus=N",
         description="Replays a launch from its command line: the files it names are read, nothing is "
         "started. Paths are relative to the working directory. Options without influence are listed with -v.",
     )
@@ -32,6 +34,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "--captures", type=Path, metavar="FILE", action="append", help="captured ACPI tables, for PCR 1"
     )
     add_realm_options(parser)
+    add_sev_options(parser)
     parser.set_defaults(command=run)
 
 
@@ -41,20 +44,25 @@ def add_realm_options(parser: argparse.ArgumentParser, *, captured: bool = True)
     Args:
         captured: whether a captured device tree can take the place of the generated one.
     """
-    from ..machine.kvmtool_profiles import PROFILES
-
     realm = parser.add_argument_group("kvmtool")
-    names = "; ".join(f"{profile.name}: {profile.summary}" for profile in PROFILES)
-    realm.add_argument("--profile", metavar="NAME", help=f"the stack it runs on ({names})")
+    realm.add_argument("--profile", metavar="NAME", help=LateHelp(_profile_help))
     realm.add_argument(
         "--host",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="what the hardware decides: num_bps, num_wps, sve_vl, ipa_bits, lpa2; may be given again",
+        help="what the hardware decides: num_bps, num_wps, sve_vl, ipa_bits, lpa2; "
+        "with SEV sev-features, family, model, stepping; may be given again",
     )
     if captured:
         realm.add_argument("--dtb", type=Path, metavar="FILE", help="a device tree captured with --dump-dtb")
+
+
+def _profile_help() -> str:
+    from ..machine.kvmtool_profiles import PROFILES
+
+    names = "; ".join(f"{profile.name}: {profile.summary}" for profile in PROFILES)
+    return f"the stack it runs on ({names})"
 
 
 def realm_options(options: argparse.Namespace) -> list[tuple[object, str]]:
@@ -64,10 +72,17 @@ def realm_options(options: argparse.Namespace) -> list[tuple[object, str]]:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the registers."""
-    from ..vmm.kvmtool_parse import is_kvmtool
+    from ..vmm.sev_parse import is_sev
 
+    if options.machine or is_sev(options.launch or ()):
+        misfits = [(options.profile, "--profile"), (options.dtb, "--dtb"), (options.captures, "--captures")]
+        refuse("measure", misfits, "is not for machines with SEV")
+        return run_sev(options)
     if not options.launch:
         raise ImageError("measure: no command line; write it behind --, for example -- lkvm run ...")
+    from ..vmm.kvmtool_parse import is_kvmtool
+
+    refuse("measure", sev_options(options), "is for machines with SEV")
     return _realm(options) if is_kvmtool(options.launch[0]) else _qemu(options)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import VerifyError
 from .arguments import Commands, add_command, refuse_launch
@@ -18,6 +20,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("golden", type=Path, help="golden.json")
     parser.add_argument("--machine", help="default: the only one")
+    parser.add_argument("--disk", metavar="FORMAT", help="of the disk that it booted from; default: raw")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--report", type=Path, help="console log with a boot report")
     source.add_argument(
@@ -32,10 +35,10 @@ def run(options: argparse.Namespace) -> int:
     from ..golden.observe import observe_event_log
     from ..golden.report import parse_report
     from ..golden.verify import compare
-    from .manifests import load, machine_of
+    from .manifests import load_on, machine_of
 
     refuse_launch("verify", options.launch)
-    manifest = load(options.golden)
+    manifest = load_on(options.golden, options.disk)
     machine = machine_of(manifest, options.machine, options.golden)
     if options.report:
         observation = parse_report(options.report.read_bytes(), options.report.name).observation
@@ -43,15 +46,17 @@ def run(options: argparse.Namespace) -> int:
         machine, observation = observe_event_log(
             machine, options.event_log.read_bytes(), options.event_log.name
         )
-    comparison = compare(machine, observation)
+    comparison = compare(machine, observation, wildcards=manifest.wildcards)
     enforced = comparison.enforced(machine)
     if options.json:
-        document = {
+        document: dict[str, Any] = {
             "machine": machine.name,
             "equal": comparison.equal,
             "enforced": [item.message for item in enforced],
             "differences": [item.message for item in comparison.differences],
         }
+        if comparison.not_compared:
+            document["not_compared"] = [asdict(item) for item in comparison.not_compared]
         print(json.dumps(document, indent=1))
         return 1 if enforced else 0
     if enforced:
@@ -61,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
         f"{machine.name}: {len(comparison.results)} registers ({', '.join(banks)})"
         f" and {comparison.events} events as predicted"
     )
+    for item in comparison.not_compared:
+        print(f"{machine.name}: {item.register} {item.event} was not compared: {item.reason}")
     if options.event_log:
         print("the log is the machine's own claim: check its values against a quote", file=sys.stderr)
     return 0

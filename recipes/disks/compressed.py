@@ -1,27 +1,26 @@
 """Granules of a disk, compressed one by one: what the formats that do so have in common.
 
-Bytes never depend on how many workers there are: each granule is a stream of its own, and they come back in
-the order of the disk.
+Bytes never depend on how many threads there are: each granule is a stream of its own, and they come back in
+the order of the disk. Nor do they depend on the host: both libraries are pinned with their hashes, and
+neither's output changes with the processor.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 
-import zstandard
+from zlib_ng import zlib_ng
 
-from ..formats import deflate
+from ..formats.gzip import LEVEL, worker_count
 
 _ZSTD_LEVEL = 3  # the library's own default, and QEMU's: zstd 1.5.7 lib/zstd.h, ZSTD_CLEVEL_DEFAULT
-_AHEAD = 2  # pieces that wait for each worker
-_WORKERS_MAX = 8  # more would want more memory, and the disk is hardly quicker
+# QEMU writes and reads clusters with a window of 4 KiB: QEMU block/qcow2-threads.c, qcow2_zlib_compress.
+_QCOW2_WINDOW_BITS = 12
+_AHEAD = 2  # pieces that wait for each thread
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,23 @@ class Codec:
 
     Attributes:
         name: for messages.
-        compressor: gives the function that one worker compresses one granule after another with.
-        in_processes: it is Python throughout, so that threads would wait for one another.
+        compressor: gives the function that one thread compresses one granule after another with.
     """
 
     name: str
     compressor: Callable[[], Callable[[bytes], bytes]]
-    in_processes: bool
 
 
 def _deflate() -> Callable[[bytes], bytes]:
-    return deflate.deflate
+    return partial(_zlib_ng, wbits=-_QCOW2_WINDOW_BITS)
+
+
+def _zlib() -> Callable[[bytes], bytes]:
+    return partial(_zlib_ng, wbits=zlib_ng.MAX_WBITS)
+
+
+def _zlib_ng(data: bytes, wbits: int) -> bytes:
+    return zlib_ng.compress(data, LEVEL, wbits)
 
 
 def _zstd() -> Callable[[bytes], bytes]:
@@ -49,13 +54,15 @@ def _zstd() -> Callable[[bytes], bytes]:
     QEMU takes the frame for damaged if anything of it is left when the cluster is full.
     Spec: QEMU block/qcow2-threads.c, qcow2_zstd_decompress.
     """
+    import zstandard  # here, because making the task graph loads this module
+
     return zstandard.ZstdCompressor(_ZSTD_LEVEL, write_checksum=False, write_dict_id=False).compress
 
 
-# By the writer of this package: zlib's bytes are another processor's or another version's to change.
-DEFLATE = Codec("deflate", _deflate, in_processes=True)
-# By the library that is pinned with its hash.
-ZSTD = Codec("zstd", _zstd, in_processes=False)
+# A DEFLATE stream and nothing else, a zlib stream, and a Zstandard frame: RFC 1951, RFC 1950, RFC 8878.
+DEFLATE = Codec("deflate", _deflate)
+ZLIB = Codec("zlib", _zlib)
+ZSTD = Codec("zstd", _zstd)
 
 
 def compress_pieces(
@@ -65,36 +72,22 @@ def compress_pieces(
 
     Args:
         pieces: (offset, content), whole granules.
-        workers: processes or threads; 1 means none beside this one, and 0 one for every processor. Never
-            changes the result.
+        workers: threads; 0 means one for every processor. Never changes the result.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), _WORKERS_MAX)
+    workers = worker_count(workers)
     job = partial(_compress, granule, codec)
-    rest = iter(pieces)
-    first = list(islice(rest, 2))
-    if workers <= 1 or len(first) < 2:
-        for offset, data in chain(first, rest):
-            yield offset, data, job(data)
-        return
-    pool = _pool(codec, workers)
     waiting: deque[tuple[int, bytes, Future[list[bytes]]]] = deque()
+    pool = ThreadPoolExecutor(workers)
     try:
-        for offset, data in chain(first, rest):
+        for offset, data in pieces:
             waiting.append((offset, data, pool.submit(job, data)))
             if len(waiting) > _AHEAD * workers:
                 yield _result(*waiting.popleft())
         while waiting:
             yield _result(*waiting.popleft())
     finally:
-        # If reading, writing or a worker failed, nobody wants what is still to do.
+        # If reading, writing or a thread failed, nobody wants what is still to do.
         pool.shutdown(cancel_futures=True)
-
-
-def _pool(codec: Codec, workers: int) -> Executor:
-    if codec.in_processes:
-        # Fork, because a fresh interpreter takes longer than several granules.
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
-    return ThreadPoolExecutor(workers)
 
 
 def _compress(granule: int, codec: Codec, data: bytes) -> list[bytes]:

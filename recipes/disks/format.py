@@ -57,15 +57,8 @@ class DiskFormat(Protocol):
     def alignment(self) -> int:
         """The disk is a multiple of this many bytes."""
 
-    def virtual_size(self, size: int) -> int:
-        """Bytes of the disk that a raw image of ``size`` bytes becomes, never fewer.
-
-        Raises:
-            FormatError: larger than the format can hold.
-        """
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
-        """Writes the disk, grown to its virtual size, to the empty seekable file ``out``.
+        """Writes the disk, grown to ``aligned_size``, to the empty seekable file ``out``.
 
         What is written depends on the bytes of the disk and on ``seed`` alone; zeros may be left as holes.
 
@@ -125,7 +118,7 @@ def check_carries(disk_format: DiskFormat, *, architecture: str, firmware: str) 
 
 
 def aligned_size(disk_format: DiskFormat, size: int) -> int:
-    """``size`` rounded up to the alignment of the format: what most ``virtual_size`` return.
+    """Bytes of the disk that a raw image of ``size`` bytes becomes: rounded up to the format's alignment.
 
     Raises:
         FormatError: larger than the format can hold.

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ..formats.gzip import gzip_pieces
 from ..units import GIB, KIB
 from . import oldgnu
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
-from .gzip_pieces import gzip_pieces
 from .source import CHUNK, Progress, RawDisk
 
 MEMBER = b"disk.raw"
@@ -22,28 +22,15 @@ _GRANULE = 64 * KIB  # zeros in between compress to nothing, and each run takes 
 
 @dataclass(frozen=True)
 class Gce:
-    """The archive; its tar is the same everywhere.
-
-    Attributes:
-        exact: the compressed bytes are too, and not just wherever zlib is the same; takes many times as long.
-    """
+    """The archive."""
 
     name: str = "gce"
     suffix: str = ".tar.gz"
     summary: str = "disk.raw in a sparse tar.gz; Google Cloud"
-    exact: bool = False
     architectures: frozenset[str] = ANY_ARCHITECTURE
     firmware: frozenset[str] = ANY_FIRMWARE
     max_size: int = 64 * 1024 * GIB  # Google Cloud, Compute Engine, "Persistent Disk": the largest disk
     alignment: int = GIB
-
-    def virtual_size(self, size: int) -> int:
-        """``size`` rounded up to whole GiB.
-
-        Raises:
-            FormatError: larger than 64 TiB.
-        """
-        return aligned_size(self, size)
 
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the archive; ``seed`` is for nothing here, there are no identifiers.
@@ -53,8 +40,8 @@ class Gce:
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
-        gzip_pieces(tar_pieces(disk, progress), out, exact=self.exact)
+        disk = disk.grown(aligned_size(self, disk.size))
+        gzip_pieces(tar_pieces(disk, progress), out)
 
 
 def tar_pieces(disk: RawDisk, progress: Progress | None = None) -> Iterator[bytes]:
@@ -85,7 +72,4 @@ def tar_pieces(disk: RawDisk, progress: Progress | None = None) -> Iterator[byte
     yield oldgnu.trailer(written)
 
 
-FORMATS: tuple[DiskFormat, ...] = (
-    Gce(),
-    Gce("gce-exact", ".exact.tar.gz", "the same on hosts with any zlib, but slow to make", exact=True),
-)
+FORMATS: tuple[DiskFormat, ...] = (Gce(),)

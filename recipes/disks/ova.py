@@ -143,21 +143,13 @@ class Ova:
         """As the VMDK in it."""
         return self.vmdk.alignment
 
-    def virtual_size(self, size: int) -> int:
-        """As the VMDK in it.
-
-        Raises:
-            FormatError: more than 2 TiB.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the disk, grown to whole grains, to the empty seekable file ``out``.
 
         Raises:
             FormatError: too large, too large when compressed, or the raw image was changed while it was read.
         """
-        capacity = self.virtual_size(disk.size)
+        capacity = aligned_size(self, disk.size)
         descriptor, digests, image = (f"{self.title}.{end}" for end in ("ovf", "mf", "vmdk"))
         for member in (descriptor, digests, image):
             _member(member, 0)  # refused before the disk is written, and not after

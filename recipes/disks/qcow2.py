@@ -21,6 +21,7 @@ from ..errors import FormatError
 from ..formats.qcow2 import Qcow2Header
 from ..units import MIB, SECTOR_SIZE, align_up
 from .compressed import DEFLATE, ZSTD, Codec, compress_pieces
+from .content import write_content
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .source import Progress, RawDisk
 
@@ -52,7 +53,7 @@ class Qcow2:
     Attributes:
         codec: what compresses clusters, to raw DEFLATE streams or Zstandard frames; None for none of them.
         compression_type: which of the two it is, ZLIB_TYPE or ZSTD_TYPE.
-        workers: processes or threads that compress, 0 for one on every processor; never changes the bytes.
+        workers: threads that compress, 0 for one on every processor; never changes the bytes.
     """
 
     name: str
@@ -66,14 +67,6 @@ class Qcow2:
     max_size: int = MAX_SIZE
     alignment: int = SECTOR_SIZE
 
-    def virtual_size(self, size: int) -> int:
-        """``size``: a disk of any whole number of sectors fits.
-
-        Raises:
-            FormatError: more than an L1 table that QEMU reads can reach.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the disk to the empty seekable file ``out``; nothing of it depends on ``seed``.
 
@@ -82,16 +75,13 @@ class Qcow2:
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
+        disk = disk.grown(aligned_size(self, disk.size))
         image = _Image(out, disk.name, disk.size)
-        pieces = disk.pieces(CLUSTER, progress)
         if self.codec is None:
-            for offset, data in pieces:
-                image.add_plain(offset // CLUSTER, data)
+            write_content(disk, out, CLUSTER, image.place, progress)
         else:
-            for offset, data, packed in compress_pieces(
-                _whole(pieces), CLUSTER, self.codec, workers=self.workers
-            ):
+            pieces = _whole(disk.pieces(CLUSTER, progress))
+            for offset, data, packed in compress_pieces(pieces, CLUSTER, self.codec, workers=self.workers):
                 image.add_packed(offset // CLUSTER, data, packed)
         image.finish(self.compression_type)
 
@@ -105,20 +95,19 @@ class _Image:
         self._l2 = array("Q", bytes(CLUSTER))
         self._table = -1  # which L2 table that is
         first = 1 + -(-len(self._l1) // L2_ENTRIES)
-        self._end = first * CLUSTER  # of what is written, in bytes
+        self._end = first * CLUSTER  # of what has its place, in bytes
+        self._at = 0  # where the file stands
         self._counts = array("H", [1]) * first  # of the clusters for which no block is written
         self._blocks = array("Q")  # where the others are
-        out.seek(self._end)
 
-    def add_plain(self, cluster: int, data: bytes) -> None:
-        """Adds clusters of the disk, from number ``cluster`` on, as they are."""
-        while data:
-            place = self._enter(cluster)
-            piece = data[: (L2_ENTRIES - place) * CLUSTER]
-            count = -(-len(piece) // CLUSTER)
-            start = self._append(piece) | COPIED
-            self._l2[place : place + count] = array("Q", range(start, start + count * CLUSTER, CLUSTER))
-            cluster, data = cluster + count, data[len(piece) :]
+    def place(self, offset: int, size: int) -> int:
+        """Where in the file ``size`` bytes of the disk go as they are; all are in one L2 table."""
+        first = self._enter(offset // CLUSTER)
+        count = -(-size // CLUSTER)
+        start = self._reserve(count)
+        entries = range(start | COPIED, (start | COPIED) + count * CLUSTER, CLUSTER)
+        self._l2[first : first + count] = array("Q", entries)
+        return start
 
     def add_packed(self, cluster: int, data: bytes, packed: Iterable[bytes]) -> None:
         """Adds the clusters of ``data``, each compressed if that is smaller."""
@@ -176,12 +165,22 @@ class _Image:
 
     def _append(self, data: bytes) -> int:
         """Writes whole clusters of the file; where they start."""
-        start = self._align()
-        self._out.write(data)
-        self._end += len(data)
-        self._align()
-        self._counts.extend(array("H", [1]) * ((self._end - start) // CLUSTER))
+        start = self._reserve(len(data) // CLUSTER)
+        self._put(start, data)
         return start
+
+    def _reserve(self, count: int) -> int:
+        """Where the next whole clusters of the file are, which are taken now; what is skipped is zero."""
+        start = align_up(self._end, CLUSTER)
+        self._end = start + count * CLUSTER
+        self._counts.extend(array("H", [1]) * count)
+        return start
+
+    def _put(self, start: int, data: bytes) -> None:
+        if start != self._at:
+            self._out.seek(start)
+        self._out.write(data)
+        self._at = start + len(data)
 
     def _pack(self, stream: bytes) -> int:
         """Writes a compressed cluster; the L2 entry that says where it is.
@@ -189,7 +188,7 @@ class _Image:
         A cluster of the file is counted once for each stream of which it has a part.
         """
         start, self._end = self._end, self._end + len(stream)
-        self._out.write(stream)
+        self._put(start, stream)
         last = self._end - 1
         known = (start + CLUSTER - 1) // CLUSTER  # clusters of the file begun so far
         if start % CLUSTER:
@@ -197,13 +196,6 @@ class _Image:
         self._counts.extend(array("H", [1]) * (last // CLUSTER + 1 - known))
         sectors = last // SECTOR_SIZE - start // SECTOR_SIZE
         return COMPRESSED | sectors << _SECTORS_SHIFT | start
-
-    def _align(self) -> int:
-        """Fills the last cluster of the file with zeros; where the next one starts."""
-        end = align_up(self._end, CLUSTER)
-        self._out.write(bytes(end - self._end))
-        self._end = end
-        return end
 
     def _write_table(self) -> None:
         """Writes the current L2 table, if any, and reference counts that will not change any more."""
@@ -238,9 +230,9 @@ class _Image:
         start = self._end
         self._blocks.extend(range(start, start + blocks * CLUSTER, CLUSTER))
         counts.extend([0] * (blocks * COUNTS - len(counts)))
-        self._out.write(_big_endian(counts))
+        self._put(start, _big_endian(counts))
         self._blocks.extend([0] * (table * L2_ENTRIES - len(self._blocks)))
-        self._out.write(_big_endian(self._blocks))
+        self._put(start + blocks * CLUSTER, _big_endian(self._blocks))
         return start + blocks * CLUSTER, table
 
 

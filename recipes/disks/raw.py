@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..units import KIB, SECTOR_SIZE
+from .content import write_content
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .source import Progress, RawDisk
 
@@ -25,21 +26,13 @@ class Raw:
     max_size: int = (1 << 63) - SECTOR_SIZE  # offsets in a file are signed: POSIX.1-2017 off_t
     alignment: int = SECTOR_SIZE
 
-    def virtual_size(self, size: int) -> int:
-        """``size`` itself.
-
-        Raises:
-            FormatError: no file can be that long.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the disk; ``seed`` is for nothing here.
 
         Raises:
             FormatError: the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
+        disk = disk.grown(aligned_size(self, disk.size))
         write_sectors(disk, out, progress)
         out.truncate(disk.size)
 
@@ -50,9 +43,7 @@ def write_sectors(disk: RawDisk, out: BinaryIO, progress: Progress | None) -> No
     Raises:
         FormatError: the raw image was changed while it was read.
     """
-    for offset, data in disk.pieces(GRANULE, progress):
-        out.seek(offset)
-        out.write(data)
+    write_content(disk, out, GRANULE, lambda offset, _: offset, progress)
 
 
 FORMATS: tuple[DiskFormat, ...] = (Raw(),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Self
 
@@ -118,14 +118,26 @@ class RawDisk:
         Raises:
             FormatError: the file was changed since this was made.
         """
+        for position, data, runs in self.chunks(granule, progress):
+            for start, end in runs:
+                yield position + start, data[start:end] if end - start < len(data) else data
+
+    def chunks(
+        self, granule: int, progress: Progress | None = None
+    ) -> Generator[tuple[int, bytes, list[tuple[int, int]]]]:
+        """The same without cutting: offset and bytes of what was read, and (start, end) of the runs in it.
+
+        Raises:
+            FormatError: the file was changed since this was made.
+        """
         chunk = align_up(CHUNK, granule)
         zero = bytes(granule)
         position = 0
         while (found := self._next_data(position)) < self.size:
             position = max(position, found // chunk * chunk)
             data = self.read(position, min(chunk, self.size - position))
-            for start, end in _runs(data, zero):
-                yield position + start, data[start:end] if end - start < len(data) else data
+            if runs := list(_runs(data, zero)):
+                yield position, data, runs
             position += chunk
             if progress is not None and position < self.size:
                 progress(position, self.size)

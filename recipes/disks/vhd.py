@@ -26,21 +26,13 @@ class FixedVhd:
     max_size: int = vhd_footer.MAX_SIZE
     alignment: int = vhd_footer.ALIGNMENT
 
-    def virtual_size(self, size: int) -> int:
-        """``size`` rounded up to whole MiB; the footer is not counted.
-
-        Raises:
-            FormatError: larger than 2040 GiB.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the disk and its footer.
 
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
+        disk = disk.grown(aligned_size(self, disk.size))
         write_sectors(disk, out, progress)
         out.seek(disk.size)
         kind, after = vhd_footer.FIXED, vhd_footer.NOWHERE

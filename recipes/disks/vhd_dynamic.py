@@ -17,6 +17,7 @@ from typing import Annotated, BinaryIO
 from ..binary import Struct, raw, u32, u64
 from ..units import KIB, MIB, SECTOR_SIZE, align_up
 from . import vhd_footer
+from .content import write_at, write_content
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .source import Progress, RawDisk
 
@@ -59,32 +60,26 @@ class DynamicVhd:
     max_size: int = vhd_footer.MAX_SIZE
     alignment: int = vhd_footer.ALIGNMENT
 
-    def virtual_size(self, size: int) -> int:
-        """``size`` rounded up to whole MiB.
-
-        Raises:
-            FormatError: larger than 2040 GiB.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the file; the table comes last, when the place of every block is known.
 
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
+        disk = disk.grown(aligned_size(self, disk.size))
         table = array("I", [_UNUSED]) * -(-disk.size // BLOCK)
         end = _TABLE_OFFSET + align_up(table.itemsize * len(table), SECTOR_SIZE)
-        for offset, data in disk.pieces(_GRANULE, progress):
+
+        def place_of(offset: int, _: int) -> int:
+            nonlocal end
             block, inside = divmod(offset, BLOCK)
             if table[block] == _UNUSED:
                 table[block] = end // SECTOR_SIZE
-                out.seek(end)
-                out.write(_BITMAP)
+                write_at(out.fileno(), _BITMAP, end)
                 end += len(_BITMAP) + BLOCK
-            out.seek(table[block] * SECTOR_SIZE + len(_BITMAP) + inside)
-            out.write(data)
+            return table[block] * SECTOR_SIZE + len(_BITMAP) + inside
+
+        write_content(disk, out, _GRANULE, place_of, progress)
         footer = vhd_footer.footer(disk.size, disk_type=vhd_footer.DYNAMIC, data_offset=512, seed=seed)
         out.seek(end)
         out.write(footer)

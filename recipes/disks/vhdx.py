@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ..units import KIB, MIB, align_up
 from . import vhdx_layout as layout
+from .content import write_content
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .source import Progress, RawDisk
 
@@ -37,35 +38,30 @@ class Vhdx:
     max_size: int = 64 * TIB  # section 2.6.2.2
     alignment: int = MIB
 
-    def virtual_size(self, size: int) -> int:
-        """``size`` rounded up to whole MiB.
-
-        Raises:
-            FormatError: larger than 64 TiB.
-        """
-        return aligned_size(self, size)
-
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the file; the table comes last, when the place of every block is known.
 
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        disk = disk.grown(self.virtual_size(disk.size))
+        disk = disk.grown(aligned_size(self, disk.size))
         block_size = block_size_of(disk.size)
         ratio = _CHUNK_SECTORS * layout.LOGICAL_SECTOR // block_size
         table = _empty_table(-(-disk.size // block_size), ratio)
         bat_size = align_up(table.itemsize * len(table), MIB)
         end = layout.BAT_OFFSET + bat_size
         current, base = -1, 0
-        for offset, data in disk.pieces(_GRANULE, progress):
+
+        def place_of(offset: int, _: int) -> int:
+            nonlocal current, base, end
             block, inside = divmod(offset, block_size)
             if block != current:
                 current, base, end = block, end, end + block_size
                 # The offset counts in MiB from bit 20, so it is the offset itself: section 2.5.1.
                 table[block + block // ratio] = base | _FULLY_PRESENT
-            out.seek(base + inside)
-            out.write(data)
+            return base + inside
+
+        write_content(disk, out, _GRANULE, place_of, progress)
         out.truncate(end)
         for place, part in layout.parts(size=disk.size, block_size=block_size, bat_size=bat_size, seed=seed):
             out.seek(place)

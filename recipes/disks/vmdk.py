@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, BinaryIO, Protocol
 
 from ..binary import Struct, raw, u8, u16, u32, u64
 from ..errors import FormatError
 from ..units import SECTOR_SIZE, pad
-from .compressed import DEFLATE, Codec, compress_pieces
+from .compressed import ZLIB, Codec, compress_pieces
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size, derived_bytes
 from .source import Progress, RawDisk
 
@@ -47,8 +46,6 @@ _OVERHEAD = 128  # sectors in front of the first grain: a whole grain, so that t
 # Section Stream-Optimized Compressed Sparse Extents, type of a marker.
 END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 
-# RFC 1950 section 2.2: method 8, a window of 32 KiB, compressed the fast way (FLEVEL 1), and a checksum.
-_ZLIB_HEADER = b"\x78\x5e"
 # What a SCSI disk of this adapter pretends: VMware, Virtual Disk Format 5.0, section The Disk Database.
 _HEADS, _TRACK = 255, 63
 _CYLINDERS_MAX = 65535
@@ -111,27 +108,19 @@ class StreamOptimizedVmdk:
     """The format.
 
     Attributes:
-        codec: what compresses grains to raw DEFLATE streams.
-        workers: processes or threads that compress, 0 for one on every processor; never changes the bytes.
+        codec: what compresses grains to zlib streams.
+        workers: threads that compress, 0 for one on every processor; never changes the bytes.
     """
 
     name: str = "vmdk"
     suffix: str = ".vmdk"
     summary: str = "streamOptimized VMDK: AWS import-snapshot, vSphere"
-    codec: Codec = DEFLATE
+    codec: Codec = ZLIB
     workers: int = 0
     architectures: frozenset[str] = ANY_ARCHITECTURE
     firmware: frozenset[str] = ANY_FIRMWARE
     max_size: int = MAX_SIZE
     alignment: int = GRAIN  # "capacity should be a multiple of the grain size": Hosted Sparse Extent Header
-
-    def virtual_size(self, size: int) -> int:
-        """``size`` in whole grains.
-
-        Raises:
-            FormatError: more than 2 TiB.
-        """
-        return aligned_size(self, size)
 
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         """Writes the disk, grown to whole grains.
@@ -149,12 +138,12 @@ class StreamOptimizedVmdk:
         Raises:
             FormatError: too large, or the raw image was changed while it was read.
         """
-        size = self.virtual_size(disk.size)
+        size = aligned_size(self, disk.size)
         disk = disk.grown(size)
         stream = _Stream(out, disk.name, size, seed)
         pieces = disk.pieces(GRAIN, progress)
-        for offset, data, packed in compress_pieces(pieces, GRAIN, self.codec, workers=self.workers):
-            stream.add(offset // GRAIN, data, packed)
+        for offset, _, packed in compress_pieces(pieces, GRAIN, self.codec, workers=self.workers):
+            stream.add(offset // GRAIN, packed)
         return stream.finish()
 
 
@@ -172,14 +161,14 @@ class _Stream:
         out.write(start.ljust(_OVERHEAD * SECTOR_SIZE, b"\0"))
         self._sector = _OVERHEAD  # where the next thing is written
 
-    def add(self, number: int, data: bytes, packed: Iterable[bytes]) -> None:
-        """Adds compressed grains, from grain ``number`` of the disk on, and grain tables between them."""
-        for index, (grain, stream) in enumerate(zip(_grains(data), packed, strict=True)):
-            table, entry = divmod(number + index, TABLE_ENTRIES)
+    def add(self, first: int, packed: Iterable[bytes]) -> None:
+        """Adds compressed grains, from grain ``first`` of the disk on, and grain tables between them."""
+        for number, stream in enumerate(packed, first):
+            table, entry = divmod(number, TABLE_ENTRIES)
             if table != self._number:
                 self._write_table()
                 self._number = table
-            self._table[entry] = self._write(_grain(number + index, grain, stream))
+            self._table[entry] = self._write(_grain(number, stream))
             self._grains += 1
 
     def finish(self) -> tuple[int, int]:
@@ -213,15 +202,9 @@ class _Stream:
         return start
 
 
-def _grains(data: bytes) -> Iterator[bytes]:
-    return (data[start : start + GRAIN] for start in range(0, len(data), GRAIN))
-
-
-def _grain(number: int, grain: bytes, stream: bytes) -> bytes:
-    """A compressed grain behind its marker; the stream is put into a zlib one, RFC 1950 section 2.2."""
-    packed = _ZLIB_HEADER + stream + struct.pack(">I", zlib.adler32(grain))
-    marker = struct.pack("<QI", number * GRAIN_SECTORS, len(packed))
-    return pad(marker + packed, SECTOR_SIZE)
+def _grain(number: int, stream: bytes) -> bytes:
+    """A compressed grain behind its marker: struct Marker."""
+    return pad(struct.pack("<QI", number * GRAIN_SECTORS, len(stream)) + stream, SECTOR_SIZE)
 
 
 def _marker(kind: int, sectors: int) -> bytes:

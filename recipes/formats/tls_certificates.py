@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -43,13 +44,16 @@ def load_key(pem: bytes, source: str) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def check_certificate(pem: bytes, source: str) -> None:
+def check_certificate(pem: bytes, source: str, *, whom: str = "the broker") -> None:
     """Stops at whatever is not exactly one X.509 certificate: the guest trusts one CA and no list of them.
+
+    Args:
+        whom: it vouches for, in a message.
 
     Raises:
         FormatError: there is none or more than one, or it does not parse.
     """
-    remedy = "give the one CA certificate that vouches for the broker, in PEM"
+    remedy = f"give the one CA certificate that vouches for {whom}, in PEM"
     # Blocks of other labels count too: the guest's reader passes over them in silence.
     # Spec: RFC 7468 section 2.
     blocks = pem.count(b"-----BEGIN ")
@@ -88,6 +92,31 @@ def make_server(ca: KeyPair, key: ec.EllipticCurvePublicKey, hosts: Sequence[str
         .add_extension(identifier, critical=False)
         .sign(signer, hashes.SHA256())
     )
+
+
+def make_client(key: ec.EllipticCurvePrivateKey, common_name: str) -> x509.Certificate:
+    """A client's certificate that vouches for itself alone: whoever trusts it, trusts exactly this key."""
+    name = _name(common_name)
+    return (
+        _builder(key.public_key(), name, name)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def public_key_info(certificate: bytes, source: str) -> bytes:
+    """The SubjectPublicKeyInfo of a certificate in DER, itself in DER. Spec: RFC 5280 section 4.1.
+
+    Raises:
+        FormatError: it is no certificate, or has a key of no known kind.
+    """
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        raise FormatError(source, f"not a certificate ({error})") from None
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _builder(

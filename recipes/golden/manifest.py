@@ -7,14 +7,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from ..measure.trace import Established, HashAlgorithm, Step, Trace
-from .unlock import MachinePolicy, UnlockPolicy
+from ..errors import ImageError, suggestion
+from ..measure.trace import HashAlgorithm, Trace
+from .rows import RegisterRow as RegisterRow
+from .rows import trace_json as trace_json
+from .unlock import MachinePolicy, UnlockPolicy, boot_digest
 
 SCHEMA_VERSION = 1
+# The disk that every image has; machines' registers are those of a boot from it.
+RAW = "raw"
 
 
 class Policy(Enum):
@@ -27,25 +33,6 @@ class Policy(Enum):
     ENFORCE = "enforce"
     MACHINE = "enforce-on-this-machine"
     RECORD = "record"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegisterRow:
-    """A golden value: one register in one bank."""
-
-    register: str
-    algorithm: HashAlgorithm
-    value: bytes
-    established: Established
-
-    def to_json(self) -> dict[str, str]:
-        """The row as ``golden.json`` and ``goldsmith measure --json`` print it."""
-        return {
-            "register": self.register,
-            "algorithm": self.algorithm.value,
-            "value": self.value.hex(),
-            "established": self.established.value,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +53,30 @@ class Omitted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskRegisters:
+    """What a machine measures otherwise when it boots from a disk of another size: its partition table.
+
+    Attributes:
+        size: bytes of the disk.
+        formats: whose disks have that size.
+        registers: those that differ from the raw disk's, in every bank.
+        traces: of these registers.
+    """
+
+    size: int
+    formats: tuple[str, ...]
+    registers: tuple[RegisterRow, ...]
+    traces: tuple[Trace, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoldenMachine:
-    """Everything predicted for one machine."""
+    """Everything predicted for one machine.
+
+    Attributes:
+        registers: of a boot from the raw disk, as ``traces`` are.
+        disks: what is otherwise on disks of other sizes.
+    """
 
     name: str
     vmm: str
@@ -77,6 +86,21 @@ class GoldenMachine:
     policies: tuple[RegisterPolicy, ...]
     omitted: tuple[Omitted, ...]
     traces: tuple[Trace, ...]
+    disks: tuple[DiskRegisters, ...] = ()
+
+    def on_disk(self, disk_format: str) -> GoldenMachine:
+        """The machine when it boots from the disk of a format; one that is not in ``disks`` is as raw."""
+        found = next((disk for disk in self.disks if disk_format in disk.formats), None)
+        if found is None:
+            return replace(self, disks=())
+        rows = {(row.register, row.algorithm): row for row in found.registers}
+        traces = {trace.register: trace for trace in found.traces}
+        return replace(
+            self,
+            registers=tuple(rows.get((row.register, row.algorithm), row) for row in self.registers),
+            traces=tuple(traces.get(trace.register, trace) for trace in self.traces),
+            disks=(),
+        )
 
     def value(self, register: str, algorithm: HashAlgorithm) -> bytes | None:
         """The golden value, or None where the register is omitted."""
@@ -100,12 +124,41 @@ class Artefact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShippedDisk:
+    """A disk as it ships.
+
+    Attributes:
+        file: its name among the artefacts.
+        size: bytes of the disk that a machine sees.
+    """
+
+    format: str
+    file: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wildcard:
+    """An event that a verifier takes as it is observed, and why; all others have to be as predicted.
+
+    Attributes:
+        event: type of the only predicted event of the register that has it.
+    """
+
+    register: str
+    event: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoldenManifest:
     """The golden values of one image.
 
     Attributes:
         unmeasured: what no register covers, in words.
         unlock: what TPMs demand before they give the keys of its volumes.
+        disks: every format of its disk; empty where there is the raw one alone.
+        wildcards: events that verifiers do not compare.
     """
 
     image: str
@@ -114,20 +167,50 @@ class GoldenManifest:
     machines: tuple[GoldenMachine, ...]
     unmeasured: tuple[str, ...]
     unlock: tuple[UnlockPolicy, ...] = ()
+    disks: tuple[ShippedDisk, ...] = ()
+    wildcards: tuple[Wildcard, ...] = ()
+
+    @property
+    def disk_formats(self) -> tuple[str, ...]:
+        """Names of the formats of its disk."""
+        return tuple(disk.format for disk in self.disks) or (RAW,)
+
+    def on_disk(self, disk_format: str) -> GoldenManifest:
+        """The manifest with the registers of machines that boot from the disk of a format.
+
+        Raises:
+            ImageError: it has none of that format.
+        """
+        if disk_format not in self.disk_formats:
+            what = f"no disk of format {disk_format!r}{suggestion(disk_format, self.disk_formats)}"
+            raise ImageError(f"{self.image}: {what}")
+        machines = tuple(machine.on_disk(disk_format) for machine in self.machines)
+        return replace(
+            self, machines=machines, unlock=tuple(_policy_on(policy, machines) for policy in self.unlock)
+        )
 
     def machine(self, name: str) -> GoldenMachine | None:
         """The machine of that name."""
         return next((machine for machine in self.machines if machine.name == name), None)
 
 
+def _policy_on(policy: UnlockPolicy, machines: Sequence[GoldenMachine]) -> UnlockPolicy:
+    """A policy with the digests that these machines' registers lead to, where it has digests."""
+    rollback = policy.approval.rollback if policy.approval else None
+    found = tuple(
+        item
+        if item.digest is None
+        else replace(
+            item, digest=boot_digest(machine.value, policy.registers, bank=policy.bank, rollback=rollback)
+        )
+        for item, machine in zip(policy.machines, machines, strict=True)
+    )
+    return replace(policy, machines=found)
+
+
 def dump(manifest: GoldenManifest) -> str:
     """``golden.json``: stable order, one register row or step a line, a newline at the end."""
     return _render(_manifest_json(manifest), 0) + "\n"
-
-
-def trace_json(trace: Trace) -> dict[str, Any]:
-    """One trace as ``golden.json`` and ``goldsmith measure --json`` print it."""
-    return {"register": trace.register, "steps": [_step_json(step) for step in trace.steps]}
 
 
 def _manifest_json(manifest: GoldenManifest) -> dict[str, Any]:
@@ -141,7 +224,16 @@ def _manifest_json(manifest: GoldenManifest) -> dict[str, Any]:
         ],
         "unmeasured": list(manifest.unmeasured),
     }
-    # Most images have no such policy, and a manifest without one is as it was before there were any.
+    # Most images have none of these, and a manifest without them is as it was before there were any.
+    if manifest.disks:
+        value["disks"] = [
+            {"format": disk.format, "file": disk.file, "size": disk.size} for disk in manifest.disks
+        ]
+    if manifest.wildcards:
+        value["wildcards"] = [
+            {"register": item.register, "event": item.event, "reason": item.reason}
+            for item in manifest.wildcards
+        ]
     if manifest.unlock:
         value["unlock"] = [_unlock_json(policy) for policy in manifest.unlock]
     value["machines"] = [_machine_json(machine) for machine in manifest.machines]
@@ -173,7 +265,7 @@ def _machine_policy_json(item: MachinePolicy) -> dict[str, str]:
 
 
 def _machine_json(machine: GoldenMachine) -> dict[str, Any]:
-    return {
+    value: dict[str, Any] = {
         "name": machine.name,
         "vmm": machine.vmm,
         "identity": json.loads(machine.identity),
@@ -186,24 +278,18 @@ def _machine_json(machine: GoldenMachine) -> dict[str, Any]:
         "omitted": [{"register": item.register, "reason": item.reason} for item in machine.omitted],
         "traces": [trace_json(trace) for trace in machine.traces],
     }
-
-
-def _step_json(step: Step) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "operation": step.operation,
-        "description": step.description,
-        "source": step.source,
-        "size": step.size,
-        "digests": {algorithm.value: digest.hex() for algorithm, digest in step.digests.items()},
-        "spec": step.spec,
-    }
-    if step.address is not None:
-        value["address"] = step.address
-    if step.count != 1:
-        value["count"] = step.count
-    if step.after:
-        value["after"] = step.after.hex()
+    if machine.disks:
+        value["disks"] = [_disk_json(disk) for disk in machine.disks]
     return value
+
+
+def _disk_json(disk: DiskRegisters) -> dict[str, Any]:
+    return {
+        "size": disk.size,
+        "formats": list(disk.formats),
+        "registers": [row.to_json() for row in disk.registers],
+        "traces": [trace_json(trace) for trace in disk.traces],
+    }
 
 
 def _render(value: object, depth: int) -> str:

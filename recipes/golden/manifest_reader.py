@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from enum import Enum
 from typing import TypeVar
 
@@ -10,15 +11,20 @@ from ..document import Fields, read_document
 from ..errors import FormatError, MeasureError
 from ..measure.tpm import PCR_COUNT
 from ..measure.trace import Established, HashAlgorithm, Step, Trace
+from . import wildcards
 from .manifest import (
+    RAW,
     SCHEMA_VERSION,
     Artefact,
+    DiskRegisters,
     GoldenMachine,
     GoldenManifest,
     Omitted,
     Policy,
     RegisterPolicy,
     RegisterRow,
+    ShippedDisk,
+    Wildcard,
 )
 from .unlock import PHASE, Approval, MachinePolicy, Rollback, Sealing, UnlockPolicy, boot_digest
 
@@ -39,23 +45,59 @@ def load(text: str, source: str) -> GoldenManifest:
         version=document.text("version"),
         artefacts=tuple(_artefact(fields) for fields in document.objects("artefacts")),
         unmeasured=_texts(document, "unmeasured"),
-        unlock=_unlock(document),
+        unlock=tuple(_unlock_policy(fields) for fields in _if_there(document, "unlock")),
+        disks=tuple(_shipped_disk(fields) for fields in _if_there(document, "disks")),
+        wildcards=tuple(_wildcard(fields) for fields in _if_there(document, "wildcards")),
         machines=tuple(_machine(fields) for fields in document.objects("machines")),
     )
     document.finish()
     names = [machine.name for machine in manifest.machines]
     if len(set(names)) != len(names):
         raise FormatError(source, "two machines have the same name")
+    _check_disks(manifest, source)
+    for index, what in wildcards.problems(manifest.wildcards, manifest.machines):
+        raise FormatError(f"{source}: wildcard {index + 1}", what)
     for number, policy in enumerate(manifest.unlock, 1):
         _check_unlock(policy, manifest.machines, f"{source}: unlock {number}")
     return manifest
 
 
-def _unlock(document: Fields) -> tuple[UnlockPolicy, ...]:
-    """The policies of TPMs; a manifest without any has no such key."""
-    if "unlock" not in document.values:
-        return ()
-    return tuple(_unlock_policy(fields) for fields in document.objects("unlock"))
+def _if_there(fields: Fields, key: str) -> list[Fields]:
+    """The objects of a list that a manifest without any does not have."""
+    return fields.objects(key) if key in fields.values else []
+
+
+def _shipped_disk(fields: Fields) -> ShippedDisk:
+    disk = ShippedDisk(format=fields.text("format"), file=fields.text("file"), size=fields.number("size"))
+    fields.finish()
+    return disk
+
+
+def _wildcard(fields: Fields) -> Wildcard:
+    wildcard = Wildcard(
+        register=fields.text("register"), event=fields.text("event"), reason=fields.text("reason")
+    )
+    fields.finish()
+    return wildcard
+
+
+def _check_disks(manifest: GoldenManifest, source: str) -> None:
+    """Each disk of another size than the raw one has registers of its own on every machine."""
+    sizes = {disk.format: disk.size for disk in manifest.disks}
+    if len(sizes) != len(manifest.disks):
+        raise FormatError(source, "two disks have the same format")
+    if sizes and RAW not in sizes:
+        raise FormatError(source, f"there is no {RAW} disk, which every image has")
+    wanted = {name: size for name, size in sizes.items() if size != sizes[RAW]}
+    for machine in manifest.machines:
+        found = [(name, disk.size) for disk in machine.disks for name in disk.formats]
+        if dict(found) != wanted or len(found) != len(wanted):
+            what = f"{machine.name} has registers for the disks {_sizes(found)}"
+            raise FormatError(source, f"{what}, expected {_sizes(wanted.items())}")
+
+
+def _sizes(disks: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} ({size} bytes)" for name, size in disks) or "none"
 
 
 def _unlock_policy(fields: Fields) -> UnlockPolicy:
@@ -151,20 +193,41 @@ def _machine(fields: Fields) -> GoldenMachine:
         policies=tuple(_policy(item) for item in fields.objects("policies")),
         omitted=tuple(_omitted(item) for item in fields.objects("omitted")),
         traces=tuple(_trace(item) for item in fields.objects("traces")),
+        disks=tuple(_disk(item) for item in _if_there(fields, "disks")),
     )
     fields.finish()
-    _check_rows(machine, fields.source)
+    _check_rows(machine.registers, machine.traces, fields.source)
+    known = {(row.register, row.algorithm) for row in machine.registers}
+    for disk in machine.disks:
+        replaced = {trace.register for trace in disk.traces}
+        if {(row.register, row.algorithm) for row in disk.registers} != {
+            key for key in known if key[0] in replaced
+        }:
+            what = f"the registers for a disk of {disk.size} bytes are not the machine's in every bank"
+            raise FormatError(fields.source, what)
     return machine
 
 
-def _check_rows(machine: GoldenMachine, source: str) -> None:
+def _disk(fields: Fields) -> DiskRegisters:
+    disk = DiskRegisters(
+        size=fields.number("size"),
+        formats=_texts(fields, "formats"),
+        registers=tuple(_row(item) for item in fields.objects("registers")),
+        traces=tuple(_trace(item) for item in fields.objects("traces")),
+    )
+    fields.finish()
+    _check_rows(disk.registers, disk.traces, fields.source)
+    return disk
+
+
+def _check_rows(rows: tuple[RegisterRow, ...], found: tuple[Trace, ...], source: str) -> None:
     """Every register must be there once in each bank, and have a trace with a digest for each."""
-    if len({(row.register, row.algorithm) for row in machine.registers}) != len(machine.registers):
+    if len({(row.register, row.algorithm) for row in rows}) != len(rows):
         raise FormatError(source, "a register is there twice in one bank")
-    traces = {trace.register: trace for trace in machine.traces}
-    if len(traces) != len(machine.traces) or traces.keys() != {row.register for row in machine.registers}:
+    traces = {trace.register: trace for trace in found}
+    if len(traces) != len(found) or traces.keys() != {row.register for row in rows}:
         raise FormatError(source, "registers and traces do not belong together")
-    for row in machine.registers:
+    for row in rows:
         if any(row.algorithm not in step.digests for step in traces[row.register].steps):
             raise FormatError(source, f"{row.register}: a step has no {row.algorithm.value} digest")
         ends = [step.after for step in traces[row.register].steps[-1:] if step.after]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from ..machine import QemuMachine
 from ..measure.boot import Prediction
 from ..measure.firmware import FirmwareModel
-from ..measure.trace import ALL_ALGORITHMS, Established
-from .manifest import GoldenMachine, Omitted, Policy, RegisterPolicy, RegisterRow
+from ..measure.trace import ALL_ALGORITHMS, Established, Trace
+from .manifest import DiskRegisters, GoldenMachine, Omitted, Policy, RegisterPolicy, RegisterRow
 
 # What each register of a UEFI boot covers, and what a verifier does with it. PCR 0 and 1 hold the platform:
 # another VMM version, memory size or firmware build gives other values, and that is not the image's doing.
@@ -46,6 +49,15 @@ UNMEASURED = (
 BOOTED_CPU = "qemu64,-cx16"
 
 
+@dataclass(frozen=True)
+class DiskPrediction:
+    """The prediction for a disk of another size than the raw one, and the formats that have it."""
+
+    size: int
+    formats: tuple[str, ...]
+    prediction: Prediction
+
+
 def golden_machine(
     machine: QemuMachine,
     prediction: Prediction,
@@ -53,31 +65,47 @@ def golden_machine(
     *,
     vmm: str,
     launch: str,
+    disks: Sequence[DiskPrediction] = (),
 ) -> GoldenMachine:
-    """The manifest's entry of one machine."""
-    rows = tuple(
-        RegisterRow(
-            register=trace.register,
-            algorithm=algorithm,
-            value=prediction.value(trace.register, algorithm),
-            established=established(machine, trace.register, model, vmm),
+    """The manifest's entry of one machine.
+
+    Args:
+        prediction: of a boot from the raw disk.
+        disks: of boots from others.
+    """
+
+    def rows(predicted: Prediction, traces: Sequence[Trace]) -> tuple[RegisterRow, ...]:
+        return tuple(
+            RegisterRow(
+                register=trace.register,
+                algorithm=algorithm,
+                value=predicted.value(trace.register, algorithm),
+                established=established(machine, trace.register, model, vmm),
+            )
+            for trace in traces
+            for algorithm in ALL_ALGORITHMS
         )
-        for trace in prediction.traces
-        for algorithm in ALL_ALGORITHMS
-    )
+
+    def on_disk(disk: DiskPrediction) -> DiskRegisters:
+        traces = tuple(trace for trace in disk.prediction.traces if trace not in prediction.traces)
+        return DiskRegisters(
+            size=disk.size, formats=disk.formats, registers=rows(disk.prediction, traces), traces=traces
+        )
+
     names = dict.fromkeys(trace.register.partition(":")[0] for trace in prediction.traces)
     return GoldenMachine(
         name=machine.name,
         vmm=vmm,
         identity=machine.identity(),
         launch=launch,
-        registers=rows,
+        registers=rows(prediction, prediction.traces),
         policies=tuple(
             RegisterPolicy(register=name, policy=POLICIES[name][0], covers=POLICIES[name][1])
             for name in names
         ),
         omitted=tuple(Omitted(register=item.register, reason=item.reason) for item in prediction.omitted),
         traces=prediction.traces,
+        disks=tuple(on_disk(disk) for disk in disks),
     )
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import FormatError
@@ -81,7 +81,7 @@ def parse_report(console: bytes, source: str) -> BootReport:
         steps += event_steps(parse(items["event-log"], f"{source}: event log"), "event log")
     if "measure-log" in items:
         records = parse_measure_log(items["measure-log"], f"{source}: measure log")
-        steps += [_userspace_step(record) for record in records]
+        steps += userspace_steps(records)
     return BootReport(
         facts=facts,
         failed_units=tuple(escape(unit) for unit in units),
@@ -141,6 +141,11 @@ def _items(lines: list[tuple[str, str]], source: str) -> dict[str, bytes]:
         items.setdefault(name, bytearray()).extend(data)
         last = name
     return {name: bytes(data) for name, data in items.items()}
+
+
+def userspace_steps(records: Iterable[MeasureLogRecord]) -> tuple[Step, ...]:
+    """What user space extended, to line up with predicted words."""
+    return tuple(_userspace_step(record) for record in records)
 
 
 def _userspace_step(record: MeasureLogRecord) -> Step:

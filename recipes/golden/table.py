@@ -55,6 +55,12 @@ def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint
             if row.algorithm is algorithm or algorithm not in banks:
                 labels = groups.setdefault((row.register, row.value), {})
                 labels.setdefault(row.established, []).append(number)
+        for disk in machine.disks:
+            for row in disk.registers:
+                if row.algorithm is algorithm:
+                    name = f"{row.register} on {', '.join(disk.formats)}"
+                    labels = groups.setdefault((name, row.value), {})
+                    labels.setdefault(row.established, []).append(number)
     width = max((len(register) for register, _ in groups), default=8)
     digits = 2 * algorithm.size
     head = f"  {'register':<{width}}  {algorithm.value:<{digits}}  established on machines"
@@ -70,13 +76,18 @@ def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint
     return lines
 
 
-def natural(register: str) -> tuple[bool, str, int, int]:
-    """Sort key: PCR2 before PCR11, the phases of PCR 11 in boot order, and a realm's RIM before its REMs."""
+def natural(register: str) -> tuple[bool, str, int, int, str]:
+    """Sort key: PCR2 before PCR11, the phases of PCR 11 in boot order, and a realm's RIM before its REMs.
+
+    ``PCR5 on gce``, for the disk of a format, comes behind ``PCR5``.
+    """
+    register, _, disk = register.partition(" on ")
     phases = ("", "enter-initrd", "leave-initrd", "sysinit", "ready")
     name, _, phase = register.partition(":")
     letters = name.rstrip("0123456789")
     number = int(name[len(letters) :] or 0)
-    return letters != "RIM", letters, number, phases.index(phase) if phase in phases else len(phases)
+    place = phases.index(phase) if phase in phases else len(phases)
+    return letters != "RIM", letters, number, place, disk
 
 
 def ranges(numbers: Sequence[int]) -> str:

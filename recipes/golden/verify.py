@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from ..measure.tpm import fold
 from ..measure.trace import HashAlgorithm, Step, Trace
-from .manifest import GoldenMachine, Policy
+from .manifest import GoldenMachine, Policy, Wildcard
+from .wildcards import as_observed
 
 # At least one of these must be there in full: SHA-1 alone proves nothing any more. Spec: NIST SP 800-131A.
 STRONG = frozenset({HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512})
@@ -64,12 +65,18 @@ class RegisterResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that was compared for one machine."""
+    """Everything that was compared for one machine.
+
+    Attributes:
+        events: how many were compared.
+        not_compared: events that were taken as they were observed.
+    """
 
     machine: str
     results: tuple[RegisterResult, ...]
     differences: tuple[Difference, ...]
     events: int
+    not_compared: tuple[Wildcard, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -83,7 +90,11 @@ class Comparison:
 
 
 def compare(
-    machine: GoldenMachine, observation: Observation, *, banks: Collection[HashAlgorithm] = ()
+    machine: GoldenMachine,
+    observation: Observation,
+    *,
+    banks: Collection[HashAlgorithm] = (),
+    wildcards: Iterable[Wildcard] = (),
 ) -> Comparison:
     """Every golden register of ``machine`` against one observed boot, up to the boot phase ``ready``.
 
@@ -92,10 +103,12 @@ def compare(
 
     Args:
         banks: those that must be reported.
+        wildcards: events that are taken as they were observed.
 
     A register named ``PCR11:sysinit`` is the value PCR 11 has once that phase is entered; it is computed from
     the log's own events up to there, because a TPM keeps no old values.
     """
+    machine, not_compared = as_observed(machine, observation.steps, wildcards)
     banks = {algorithm for _, algorithm in observation.values} | set(banks)
     observed: dict[tuple[str, HashAlgorithm], bytes] = {}
     differences = _nothing_compared(machine, banks)
@@ -124,7 +137,13 @@ def compare(
         if row.algorithm in banks
     )
     differences += _value_differences(results, {item.register for item in differences})
-    return Comparison(machine=machine.name, results=results, differences=tuple(differences), events=events)
+    return Comparison(
+        machine=machine.name,
+        results=results,
+        differences=tuple(differences),
+        events=events - len(not_compared),
+        not_compared=not_compared,
+    )
 
 
 def _nothing_compared(machine: GoldenMachine, banks: Collection[HashAlgorithm]) -> list[Difference]:

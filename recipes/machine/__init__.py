@@ -4,17 +4,23 @@ Nothing here opens a file. A path never belongs to a machine; the place a file i
 command is rendered, so that the same machine has the same value in every folder.
 """
 
-from .kvmtool import (
-    HostFeatures,
-    Irqchip,
-    KvmtoolMachine,
-    KvmtoolNetwork,
-    KvmtoolProfile,
-    RecPolicy,
-    RipasPolicy,
-    VirtioTransport,
-)
-from .qemu import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .kvmtool import (
+        HostFeatures,
+        Irqchip,
+        KvmtoolMachine,
+        KvmtoolNetwork,
+        KvmtoolProfile,
+        RecPolicy,
+        RipasPolicy,
+        VirtioTransport,
+    )
+    from .qemu import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
 
 __all__ = [
     "Accelerator",
@@ -31,3 +37,14 @@ __all__ = [
     "UefiFirmware",
     "VirtioTransport",
 ]
+_OF_QEMU = frozenset(["Accelerator", "Disk", "QemuMachine", "TpmInterface", "UefiFirmware"])
+
+
+def __getattr__(name: str) -> object:
+    """A name of ``__all__``, from its module: a command that launches one kind of machine reads no other."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "qemu" if name in _OF_QEMU else "kvmtool"
+    value: object = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value

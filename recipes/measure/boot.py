@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import MeasureError
 from ..formats.efi import Variable
@@ -209,6 +209,16 @@ def replay_boot(machine: QemuMachine, boot: PreparedBoot, acpi: AcpiTables | Non
     missing = {item.register for item in omitted}
     sequence = tuple(step for step in steps if step.register not in missing)
     return Prediction(_complete(sequence, missing), omitted, sequence)
+
+
+def with_disk(boot: PreparedBoot, gpt_event: bytes, name: str) -> PreparedBoot:
+    """The same boot from a disk that differs in its partition table alone.
+
+    Args:
+        gpt_event: as in ``BootInputs``.
+        name: of the disk, for the steps.
+    """
+    return replace(boot, gpt=uefi.gpt_step(gpt_event, name), sources=replace(boot.sources, disk=name))
 
 
 def _check(machine: QemuMachine, boot: PreparedBoot) -> None:

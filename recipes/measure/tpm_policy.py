@@ -10,15 +10,14 @@ codes are those of part 2 section 6.5.2; version 1.59.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from ..errors import MeasureError
 from ..formats.tpm2 import Alg, PcrSelection, pack_selections
-from .tpm import PCR_COUNT, fold, register
-from .trace import HashAlgorithm, Trace
-from .userspace import PHASES, phase_step
+from .tpm import PCR_COUNT, register
+from .trace import HashAlgorithm
 
 _TPM_CC_POLICY_NV = 0x00000149
 _TPM_CC_POLICY_SECRET = 0x00000151
@@ -32,10 +31,6 @@ _OR_BRANCHES = range(2, 9)
 
 # Name of the endorsement hierarchy: its handle. Spec: part 2 section 7.4, part 1 section 16.
 RH_ENDORSEMENT = (0x4000000B).to_bytes(4, "big")
-
-# Paths of phases that systemd-measure signs when nothing is asked for.
-# Spec: systemd 252 man/systemd-measure.xml, --phase=.
-PHASE_PATHS = tuple(PHASES[: count + 1] for count in range(len(PHASES)))
 
 
 class Operation(IntEnum):
@@ -211,56 +206,3 @@ class RollbackLimit:
         if not 0 < self.release < 1 << 64:
             raise MeasureError(f"release {self.release}: no NV counter shows it; use 1 to 2**64-1")
         return self.release.to_bytes(8, "big")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhasePolicy:
-    """The policy of one boot phase.
-
-    Attributes:
-        path: phases entered so far; empty before the first.
-        value: of PCR 11.
-        digest: of the policy, what a ``.pcrsig`` entry signs.
-    """
-
-    path: tuple[str, ...]
-    value: PcrValue
-    digest: bytes
-
-
-def phase_policies(
-    boot: Trace,
-    *,
-    banks: Iterable[HashAlgorithm] = (HashAlgorithm.SHA256,),
-    paths: Sequence[Sequence[str]] = (("enter-initrd",),),
-    limit: RollbackLimit | None = None,
-) -> tuple[PhasePolicy, ...]:
-    """Policies on PCR 11 alone, bank by bank, in each the paths in the order given.
-
-    Args:
-        boot: PCR 11 when the kernel starts, complete from reset.
-        paths: for unlocking disks ``enter-initrd`` alone, so that nothing opens after the initramfs.
-        limit: PolicyNV that comes before PolicyPCR. systemd's own tokens have no place for it.
-
-    Raises:
-        MeasureError: the trace is of another register, a phase is empty, or a step lacks a bank.
-    """
-    if boot.register != register(11):
-        raise MeasureError(f"{boot.register}: boot phases are measured into PCR11; give its trace")
-    found = []
-    for bank in banks:
-        start = fold(boot, bank)
-        for path in paths:
-            if not all(path):
-                raise MeasureError(f"phase path {':'.join(path)!r} has an empty phase; remove a colon")
-            steps = tuple(phase_step(phase) for phase in path)
-            value = PcrValue(bank, 11, fold(Trace(boot.register, steps), bank, start))
-            found.append(PhasePolicy(path=tuple(path), value=value, digest=_phase_digest(value, limit)))
-    return tuple(found)
-
-
-def _phase_digest(value: PcrValue, limit: RollbackLimit | None) -> bytes:
-    session = PolicySession()
-    if limit is not None:
-        session.policy_nv(limit.counter_name, limit.operand(), Operation.UNSIGNED_LE)
-    return session.policy_pcr([value])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 
@@ -86,6 +85,8 @@ def in_every_algorithm(digest: Callable[[HashAlgorithm], bytes], size: int) -> d
     """What ``digest`` gives for each algorithm; for a ``size`` of many bytes they run side by side."""
     if size < _PARALLEL_SIZE:
         return {algorithm: digest(algorithm) for algorithm in ALL_ALGORITHMS}
+    from concurrent.futures import ThreadPoolExecutor
+
     # hashlib lets go of the interpreter while it hashes; UKIs are large and four banks are four passes.
     with ThreadPoolExecutor(len(ALL_ALGORITHMS)) as pool:
         return dict(zip(ALL_ALGORITHMS, pool.map(digest, ALL_ALGORITHMS), strict=True))

@@ -1,4 +1,4 @@
-"""What systemd extends once the kernel runs: boot phases in PCR 11, identities in PCR 15; and its log.
+"""What user space extends once the kernel runs: boot phases, identities, a workload; and systemd's log of it.
 
 Spec: systemd 257 src/pcrextend/pcrextend.c, units/systemd-pcrphase*.service.in,
 man/systemd-pcrphase.service.xml; the log: src/shared/tpm2-util.c (tpm2_userspace_log).
@@ -6,6 +6,7 @@ man/systemd-pcrphase.service.xml; the log: src/shared/tpm2-util.c (tpm2_userspac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -84,6 +85,27 @@ def file_system_step(path: str, identity: tuple[str, str, str, str, str, str]) -
         identity: type, UUID, label, partition UUID, partition type and partition label; empty where unknown.
     """
     return _string_step(15, ":".join(("file-system", path, *identity)), path)
+
+
+def workload_step(register: int, name: str, manifest: bytes) -> Step:
+    """The workload's register: a word with the name of the workload and the SHA-256 of its manifest.
+
+    Args:
+        manifest: the bytes of ``workload.json``.
+
+    Spec: rootfs/workload-podman/usr/lib/goldsmith/workload, which has systemd-pcrextend extend it.
+    """
+    return _string_step(register, workload_word(name, manifest), "workload.json")
+
+
+def workload_word(name: str, manifest: bytes) -> str:
+    """The word that is measured of a workload before any of it runs."""
+    return f"workload:{name}:sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+def workload_trace(step: Step) -> Trace:
+    """A workload's register when the system is up: ``PCR14:ready``. Nothing else extends it."""
+    return Trace(f"{step.register}:{PHASES[-1]}", (step,))
 
 
 def _string_step(index: int, text: str, source: str) -> Step:

@@ -18,7 +18,6 @@ from .common import Architecture, Buildable, DebianSpec, Profile
 from .converted import BaseSpec, ConvertedImage, ConvertedRecipe, RootSpec, load_converted
 from .cvm import (
     DataSpec,
-    DiskFormat,
     Image,
     InitramfsSpec,
     OnFailure,
@@ -41,7 +40,6 @@ __all__ = [
     "ConvertedRecipe",
     "DataSpec",
     "DebianSpec",
-    "DiskFormat",
     "DiskImage",
     "Image",
     "InitramfsSpec",

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _ARTEFACTS = (
     *("packages", "kernel", "rootfs", "verity", "initramfs", "uki", "keys", "variables", "disk", "golden"),
     *("applications", "provision", "metadata", "reference", "kernels", "image", "boot", "data", "sbom"),
-    *("helpers", "base", "convert", "encrypt"),
+    *("helpers", "base", "convert", "encrypt", "publish", "workload"),
 )
 _COMMANDS = (
     *("launch", "check", "run", "update", "stability", "test", "lint", "bench", "clean", "list", "info"),

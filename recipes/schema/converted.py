@@ -32,16 +32,20 @@ from .cvm import (
     UkiSpec,
     UnitName,
     check_architecture,
+    check_disk,
     check_initramfs,
     check_kernel_cmdline,
 )
+from .golden import GoldenSpec
 from .machines import MachineSpec, add_machines
+from .publish import PublishSpec, check_publish
 from .realm import Digest
 from .volumes import FilePath, UnlockSpec, VolumeHeader, check_unlock
 
 # What can open a volume that the build makes: its key is a passphrase, and nothing seals it on first boot.
 ROOT_PROVIDERS = ("exec", "kbs", "keyfile", "passphrase")
 MIN_ROOT = 64 * MIB
+DevicePath = Annotated[str, Text(r"/dev(/[A-Za-z0-9][A-Za-z0-9._-]*)+", "/dev/vdb")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,8 @@ class RootSpec(UnlockSpec):
         enable: units to start.
         modules: of the kernel package; all where none is named.
         header: always LUKS2, whatever else the providers could open.
+        jindisk: device in the guest that tables for dm-jindisk are written for, spec-only: the image itself
+            opens its LUKS2 root, and its kernel has to have the module.
     """
 
     size: Annotated[int, Size]
@@ -95,6 +101,7 @@ class RootSpec(UnlockSpec):
     overlays: tuple[Word, ...] = ()
     enable: tuple[UnitName, ...] = ()
     modules: tuple[ModuleName, ...] = ()
+    jindisk: DevicePath | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +117,8 @@ class ConvertedRecipe:
     kernel: ConvertedKernelSpec = ConvertedKernelSpec()
     uki: UkiSpec = field(default_factory=UkiSpec)
     disk: DiskSpec = field(default_factory=DiskSpec)
+    golden: GoldenSpec = field(default_factory=GoldenSpec)
+    publish: PublishSpec = field(default_factory=PublishSpec)
     profile: Profile = Profile.RELEASE
     version: Annotated[str, Text(r"[0-9A-Za-z.+~-]+", "1.0")] = "0"
 
@@ -133,7 +142,7 @@ def load_converted(path: Path, root: Path) -> ConvertedImage:
     for check in (_check_base, _check_root, _check_packages):
         attempt(marks, check, recipe)
     # What a converted image has in common with one that is made of packages alone.
-    for shared in (check_initramfs, check_kernel_cmdline, check_architecture):
+    for shared in (check_initramfs, check_kernel_cmdline, check_architecture, check_disk, check_publish):
         attempt(marks, shared, recipe)
     for search in (_check_overlays, _check_volume):
         attempt(marks, search, recipe, root)
@@ -186,12 +195,13 @@ def _check_packages(marks: Marks, recipe: ConvertedRecipe) -> None:
         (("initramfs", "packages"), recipe.initramfs.packages),
     ):
         check_unique(marks, place, names, "package")
+    modules = {name.replace("-", "_") for name in recipe.root.modules}
+    if recipe.root.jindisk is not None and modules and "dm_jindisk" not in modules:
+        what = "root.modules leave out dm-jindisk, without which nothing can be done with its tables"
+        marks.add(("root", "modules"), f"{what}; add it, or remove root.jindisk")
     if recipe.root.modules and recipe.kernel.package is None:
         what = "root.modules are those of a kernel package; the base's kernel has its own"
         marks.add(("root", "modules"), f"{what}; remove them, or name kernel.package")
-    if recipe.disk.esp_size < 34 * MIB:
-        what = "disk.esp_size must be at least 34MiB; a smaller file system is not FAT32"
-        marks.add(("disk", "esp_size"), what)
 
 
 def _check_overlays(marks: Marks, recipe: ConvertedRecipe, root: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -12,6 +12,7 @@ from ..errors import suggestion
 from ..machine import QemuMachine
 from ..reader import Marks, Size, Text
 from ..units import MIB
+from .attest import AttestSpec, check_attest
 from .common import (
     Architecture,
     Buildable,
@@ -26,8 +27,11 @@ from .common import (
     check_unique,
     read_recipe,
 )
+from .golden import GoldenSpec
 from .machines import MachineSpec, add_machines
-from .volumes import FormatPolicy, UnlockSpec, VolumeIntegrity, check_seconds, check_unlock
+from .publish import PublishSpec, check_publish
+from .volumes import FormatPolicy, UnlockSpec, VolumeIntegrity, check_format, check_seconds, check_unlock
+from .workload import WorkloadSpec, check_workload
 
 UnitName = Annotated[
     str, Text(r"[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|mount|target|path|swap)", "nginx.service")
@@ -66,12 +70,6 @@ class Filesystem(Enum):
     """File systems of the data partition."""
 
     EXT4 = "ext4"
-
-
-class DiskFormat(Enum):
-    """Disk formats an image is written in."""
-
-    RAW = "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +132,13 @@ class UkiSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskSpec:
-    """The disk: size of the EFI system partition, and the formats it is written in."""
+    """The disk: size of the EFI system partition, and the formats it ships in besides ``raw``.
+
+    Which formats there are is not known here: others may be plugged in.
+    """
 
     esp_size: Annotated[int, Size] = 64 * MIB
-    formats: tuple[DiskFormat, ...] = (DiskFormat.RAW,)
+    formats: tuple[Word, ...] = ("raw",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,10 @@ class Recipe:
     machines: tuple[MachineSpec, ...]
     uki: UkiSpec = UkiSpec()
     disk: DiskSpec = DiskSpec()
+    golden: GoldenSpec = field(default_factory=GoldenSpec)
+    publish: PublishSpec = field(default_factory=PublishSpec)
+    workload: WorkloadSpec | None = None
+    attest: AttestSpec | None = None
     profile: Profile = Profile.RELEASE
     version: Annotated[str, Text(r"[0-9A-Za-z.+~-]+", "1.0")] = "0"
 
@@ -183,6 +188,10 @@ class BootRecipe(Protocol):
     @property
     def initramfs(self) -> InitramfsSpec:
         """The initramfs."""
+
+    @property
+    def disk(self) -> DiskSpec:
+        """The disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +228,12 @@ def load_image(path: Path, root: Path) -> Image:
         check_initramfs,
         check_kernel_cmdline,
         check_architecture,
+        check_disk,
+        check_publish,
+        _check_attest,
     ):
         attempt(marks, check, recipe)
-    for search in (_check_overlays, _check_volume):
+    for search in (_check_overlays, _check_volume, _check_workload):
         attempt(marks, search, recipe, root)
     for index, spec in enumerate(recipe.machines or ()):
         attempt(marks, add_machines, spec, index, machines)
@@ -251,17 +263,41 @@ def _check_overlays(marks: Marks, recipe: Recipe, root: Path) -> None:
 
 def _check_volume(marks: Marks, recipe: Recipe, root: Path) -> None:
     check_unlock(marks, ("data",), recipe.data, root)
+    check_format(marks, ("data",), recipe.data, recipe.data.format)
     if recipe.data.format is FormatPolicy.NEVER and recipe.data.integrity is not VolumeIntegrity.NONE:
         what = "integrity tags are the kernel's to write, and with format never the build makes the volume"
         marks.add(("data", "integrity"), f"{what}; use if-blank, or leave integrity out")
 
 
+def _check_workload(marks: Marks, recipe: Recipe, root: Path) -> None:
+    if recipe.workload is not None:
+        check_workload(marks, ("workload",), recipe.workload, recipe.rootfs.packages, root)
+
+
+def _check_attest(marks: Marks, recipe: Recipe) -> None:
+    if recipe.attest is not None:
+        root = recipe.rootfs
+        check_attest(
+            marks,
+            ("attest",),
+            recipe.attest,
+            packages=root.packages,
+            modules=root.modules,
+            workload=recipe.workload,
+        )
+
+
 def _check_sizes(marks: Marks, recipe: Recipe) -> None:
+    if recipe.data.size % MIB or recipe.data.size < 16 * MIB:
+        marks.add(("data", "size"), "data.size must be whole MiB and at least 16MiB")
+
+
+def check_disk(marks: Marks, recipe: BootRecipe) -> None:
+    """Notes what is wrong with a disk, but for the names of its formats."""
     if recipe.disk.esp_size < 34 * MIB:
         what = "disk.esp_size must be at least 34MiB; a smaller file system is not FAT32"
         marks.add(("disk", "esp_size"), what)
-    if recipe.data.size % MIB or recipe.data.size < 16 * MIB:
-        marks.add(("data", "size"), "data.size must be whole MiB and at least 16MiB")
+    check_unique(marks, ("disk", "formats"), recipe.disk.formats, "disk format")
 
 
 def check_initramfs(marks: Marks, recipe: BootRecipe) -> None:

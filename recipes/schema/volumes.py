@@ -107,6 +107,13 @@ class Tpm2Spec:
         return tuple(sorted(given))
 
 
+class TeeReport(Enum):
+    """Whose report vouches for a TPM's attestation key: nobody's, or that of AMD SEV-SNP."""
+
+    NONE = "none"
+    SNP = "snp"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KbsSpec:
     """Options of provider ``kbs``: the broker, the one CA that may certify it, the volume's name there.
@@ -114,6 +121,7 @@ class KbsSpec:
     Attributes:
         machine: of the golden manifest; any that the broker's rule allows where it is empty.
         activate: prove the attestation key by the endorsement certificate; otherwise the broker knows it.
+        tee: prove it by the report of a TEE, instead. Spec-only.
     """
 
     url: Url
@@ -121,6 +129,7 @@ class KbsSpec:
     volume: VolumeName = "data"
     machine: MachineName | None = None
     activate: bool = False
+    tee: TeeReport = TeeReport.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +203,9 @@ def _check_options(marks: Marks, place: Place, spec: UnlockSpec) -> None:
         _check_tpm2(marks, (*place, "tpm2"), spec.tpm2)
     if spec.snp is not None:
         _check_snp(marks, (*place, "snp"), spec.snp)
+    if spec.kbs is not None and spec.kbs.activate and spec.kbs.tee is not TeeReport.NONE:
+        what = "activate and tee exclude each other, because a broker trusts one kind of proof; remove one"
+        marks.add((*place, "kbs", "tee"), f"{_dotted(place)}.kbs: {what}")
     if spec.kbs is not None and isinstance(spec.kbs.url, str):
         port = spec.kbs.url.rstrip("/").rpartition(":")[2]
         if port.isdigit() and int(port) > 65535:
@@ -206,6 +218,13 @@ def _check_times(marks: Marks, place: Place, spec: UnlockSpec) -> None:
     if spec.provider_timeout > spec.timeout:
         what = f"provider_timeout {spec.provider_timeout} is more than timeout {spec.timeout}"
         marks.add((*place, "provider_timeout"), f"{what}, which is for all; write less")
+
+
+def check_format(marks: Marks, place: Place, spec: UnlockSpec, policy: FormatPolicy) -> None:
+    """Notes a provider that cannot open what the policy leaves it."""
+    if "tpm2" in spec.unlock and policy is not FormatPolicy.IF_BLANK:
+        what = f"format {policy.value}: a TPM knows the volumes that it formatted, and no others"
+        marks.add((*place, "format"), f"{what}; use format if-blank with tpm2, or another provider")
 
 
 def check_seconds(marks: Marks, place: Place, value: int) -> None:

@@ -156,9 +156,15 @@ class Appliance:
 
     def kill(self) -> None:
         """Ends everything at once; nothing happens where it has ended."""
+        sockets = _sockets(self._process.pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        # The library has a folder for its socket, which it would have removed with itself.
+        for path in sockets:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                path.parent.rmdir()
         with suppress(BrokenPipeError):
             self._requests.close()
         self._answers.close()
@@ -215,8 +221,12 @@ def running(
     Raises:
         ToolError: libguestfs is not there, does not start, or did not end well.
     """
-    with tempfile.TemporaryFile() as log:
-        appliance = _start(pythons, cache, log, call_timeout)
+    # libguestfs clears up behind itself only where it ends by itself.
+    with (
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryDirectory(prefix="goldsmith-guestfs-", ignore_cleanup_errors=True) as scratch,
+    ):
+        appliance = _start(pythons, cache, log, call_timeout, scratch)
         try:
             _configure(appliance, drives, cache)
             appliance.launch(launch_timeout)
@@ -226,9 +236,18 @@ def running(
             appliance.kill()
 
 
-def _start(pythons: Sequence[str], cache: Path, log: IO[bytes], limit: float) -> Appliance:
-    """The worker under the first Python that has the binding."""
-    environment = {**os.environ, "LIBGUESTFS_BACKEND": "direct", "LC_ALL": "C.UTF-8"}
+def _start(pythons: Sequence[str], cache: Path, log: IO[bytes], limit: float, scratch: str) -> Appliance:
+    """The worker under the first Python that has the binding.
+
+    Args:
+        scratch: a folder for the library's temporary files.
+    """
+    environment = {
+        **os.environ,
+        "LIBGUESTFS_BACKEND": "direct",
+        "LIBGUESTFS_TMPDIR": scratch,
+        "LC_ALL": "C.UTF-8",
+    }
     cache.mkdir(parents=True, exist_ok=True)
     reasons = []
     for python in dict.fromkeys(pythons):
@@ -261,6 +280,21 @@ def _configure(appliance: Appliance, drives: Sequence[Drive], cache: Path) -> No
     for drive in drives:
         path = str(drive.path.resolve())
         appliance.call("add_drive_opts", path, readonly=drive.read_only, format=drive.format)
+
+
+def _sockets(process: int) -> tuple[Path, ...]:
+    """The sockets of libguestfs that a process has: root's are in ``/tmp``, whatever the environment says.
+
+    Spec: proc(5) ``/proc/PID/fd``, ``/proc/net/unix``; libguestfs 1.48 lib/tmpdirs.c names their folders.
+    """
+    own: set[str] = set()
+    with suppress(OSError):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            own.add(str(link.readlink()))
+    lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines() if own else []
+    fields = (line.split(maxsplit=7) for line in lines)
+    named = (Path(each[7]) for each in fields if len(each) == 8 and f"socket:[{each[6]}]" in own)
+    return tuple(sorted({path for path in named if path.parent.name.startswith("libguestfs")}))
 
 
 def _advice(calls: Sequence[str]) -> str:

@@ -13,7 +13,15 @@ from ..errors import SpecError
 from ..formats.elf import library_closure, walk
 from ..formats.kmod import ModuleDirectory
 from ..formats.tree import FileTree
-from .initramfs_spec import BANKS, PHASES, InitramfsSpec, check_spec, helpers_needed, secret_paths
+from .initramfs_spec import (
+    BANKS,
+    PHASES,
+    InitramfsSpec,
+    VerifiedPartitions,
+    check_spec,
+    helpers_needed,
+    secret_paths,
+)
 from .initramfs_tree import add_console, add_modules, copy_file
 from .volume_checks import EXEC
 from .volumes import LUKS2, NEVER, ROOT, VolumeSpec, add_volume, assignments
@@ -22,6 +30,7 @@ __all__ = [
     "BANKS",
     "PHASES",
     "InitramfsSpec",
+    "VerifiedPartitions",
     "VolumeSpec",
     "assemble",
     "command_line",
@@ -182,6 +191,13 @@ def command_line(cmdline: str, root_hash: bytes | None = None) -> str:
 
 
 def _config(spec: InitramfsSpec) -> dict[str, str]:
+    opened = {}
+    if spec.workload is not None:
+        opened = {
+            "WORKLOAD_DATA": spec.workload.data,
+            "WORKLOAD_HASHES": spec.workload.hashes,
+            "WORKLOAD_ROOTHASH": spec.workload.root_hash.hex(),
+        }
     return {
         "PROFILE": spec.profile,
         "ON_FAILURE": spec.on_failure,
@@ -193,6 +209,7 @@ def _config(spec: InitramfsSpec) -> dict[str, str]:
         # The root is mounted first, and the others on it.
         "VOLUMES": " ".join(sorted((volume.name for volume in spec.volumes), key=lambda name: name != ROOT)),
         "CMDLINE": spec.cmdline,
+        **opened,
     }
 
 

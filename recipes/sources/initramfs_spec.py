@@ -25,6 +25,15 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _CMDLINE = re.compile(r"([!-~]([ -~]*[!-~])?)?")
 
 
+@dataclass(frozen=True)
+class VerifiedPartitions:
+    """Partitions that are opened by a root hash known here: PARTUUIDs of the data and of the hash tree."""
+
+    data: str
+    hashes: str
+    root_hash: bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class InitramfsSpec:
     """What the recipe decides about the initramfs.
@@ -41,6 +50,7 @@ class InitramfsSpec:
         banks: PCR banks the phases are extended in, where the TPM has them.
         root: ``verity``, or ``luks2``: the volume named ``root``.
         network: ``none``, ``dhcp``, or an address with its prefix and, behind a comma, a gateway.
+        workload: partitions to open as ``/dev/mapper/workload``.
     """
 
     architecture: str
@@ -56,6 +66,7 @@ class InitramfsSpec:
     banks: tuple[str, ...] = BANKS
     root: str = "verity"
     network: str = "none"
+    workload: VerifiedPartitions | None = None
 
     @property
     def providers(self) -> tuple[Provider, ...]:

@@ -26,6 +26,7 @@ from ..formats.oci import (
     DigestAlgorithm,
     ImageConfig,
     MediaType,
+    Platform,
 )
 from ..formats.oci_tar import write_tar
 from ..formats.oci_write import layout_marker, write_config, write_index, write_manifest
@@ -48,6 +49,7 @@ class ImageSettings:
         env: ``NAME=value`` each.
         user: ``user`` or ``user:group``; empty is root.
         working_dir: an absolute path; empty is the root.
+        platform: what it runs on.
     """
 
     entrypoint: tuple[str, ...]
@@ -56,10 +58,11 @@ class ImageSettings:
     user: str = ""
     working_dir: str = ""
     tag: str = DEFAULT_TAG
+    platform: Platform = PLATFORM
 
 
 def build_image(tree: FileTree, folder: Path, settings: ImageSettings, *, epoch: int = 0) -> ImageLayout:
-    """A layout for linux/arm64 in an empty folder, with the tree as its only layer, uncompressed.
+    """A layout in an empty folder, with the tree as its only layer, uncompressed.
 
     Files are 0644 and folders 0755, whatever the umask. Times of the tree's entries later than ``epoch``
     (seconds since 1970) become ``epoch``.
@@ -73,7 +76,7 @@ def build_image(tree: FileTree, folder: Path, settings: ImageSettings, *, epoch:
     layer = _write_layer(tree, folder, epoch)
     config_data = write_config(
         ImageConfig(
-            platform=PLATFORM,
+            platform=settings.platform,
             diff_ids=(layer.digest,),
             entrypoint=settings.entrypoint,
             cmd=settings.cmd,
@@ -89,7 +92,7 @@ def build_image(tree: FileTree, folder: Path, settings: ImageSettings, *, epoch:
         digest=manifest.digest,
         size=manifest.size,
         annotations=((REF_NAME, settings.tag),),
-        platform=PLATFORM,
+        platform=settings.platform,
     )
     write_file(folder / LAYOUT_FILE, [layout_marker()])
     write_file(folder / INDEX_FILE, [write_index([tagged])])

@@ -15,18 +15,17 @@ Spec: GCC 14 manual, "Invoking GCC"; GNU binutils 2.44, as and ld; ld.so(8).
 
 from __future__ import annotations
 
-import platform
 import posixpath
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SpecError, ToolError
+from ..errors import SpecError
 from ..formats.elf import needed, walk
 from ..formats.tree import FileTree, Node, NodeType
+from .locked_program import LOADER, check_host, run_by_loader
 
 # What helpers need nothing of: most of what the packages hold, and each file takes its time to be written.
 EXCLUDE = (
@@ -37,7 +36,6 @@ EXCLUDE = (
 
 _TRIPLET = "x86_64-linux-gnu"
 _LIBRARIES = f"usr/lib/{_TRIPLET}"
-_LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _ASSEMBLER, _LINKER = f"usr/bin/{_TRIPLET}-as", f"usr/bin/{_TRIPLET}-ld"
 _COMPILER = re.compile(rf"usr/lib(?:exec)?/gcc/{_TRIPLET}/([0-9]+)/cc1")
 # Names in the folder where the programs run; sources have the name that people know them by.
@@ -62,10 +60,10 @@ _LINK = (
         "--as-needed",
         "--fatal-warnings",
         "-dynamic-linker",
-        f"/{_LOADER.removeprefix('usr/')}",
+        f"/{LOADER.removeprefix('usr/')}",
     ),
 )
-_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": "0"}
+_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "0"}
 # Seconds; a program of ours takes one.
 _TIMEOUT = 120.0
 
@@ -195,10 +193,7 @@ class Toolchain:
     """
 
     def __init__(self, packages: FileTree, work: Path) -> None:
-        system, machine = platform.system(), platform.machine()
-        if (system, machine) != ("Linux", "x86_64"):
-            advice = "the compiler of the locked packages is for x86-64 Linux; build there"
-            raise ToolError(["cc1"], f"does not run on {system} {machine}", advice=advice)
+        check_host("cc1")
         found = [match for path in sorted(packages.nodes) if (match := _COMPILER.fullmatch(path))]
         if len(found) != 1:
             names = ", ".join(match[0] for match in found) or "none"
@@ -214,7 +209,7 @@ class Toolchain:
         # System V ABI, "Initialization and Termination Functions": these go around what is linked.
         self._before = [f"{_LIBRARIES}/Scrt1.o", f"{_LIBRARIES}/crti.o", f"{gcc}/crtbeginS.o"]
         self._after = [f"{gcc}/crtendS.o", f"{_LIBRARIES}/crtn.o"]
-        for path in (_LOADER, _ASSEMBLER, _LINKER, *self._before, *self._after):
+        for path in (LOADER, _ASSEMBLER, _LINKER, *self._before, *self._after):
             if not walk(packages, path):
                 raise SpecError(f"initramfs.toolchain: no package has {path}; name the package that has it")
         _check_libraries(packages, (self._compiler, _ASSEMBLER, _LINKER))
@@ -251,29 +246,17 @@ class Toolchain:
         )
 
     def _run(self, program: str, *arguments: str, advice: str) -> None:
-        """Runs a program of the packages with their loader and their libraries alone."""
-        loader = [f"{_TREE}/{_LOADER}", "--inhibit-cache", "--library-path", f"{_TREE}/{_LIBRARIES}"]
-        argv = [posixpath.basename(program), *arguments]
-        try:
-            result = subprocess.run(
-                [*loader, f"{_TREE}/{program}", *arguments],
-                cwd=self._work,
-                env=_ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=_TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            said = (error.output or b"").decode("utf-8", "replace")
-            raise ToolError(argv, f"still running after {_TIMEOUT:.0f} s", said, advice) from None
-        except OSError as error:
-            what = f"cannot be started: {str(error.strerror).lower()}"
-            where = "build in a file system that is mounted without noexec"
-            raise ToolError(argv, what, advice=where) from None
-        if result.returncode:
-            raise ToolError(argv, result.returncode, result.stdout.decode("utf-8", "replace"), advice)
+        """Runs a program of the packages in the folder of the work."""
+        run_by_loader(
+            _TREE,
+            program,
+            arguments,
+            libraries=[_LIBRARIES],
+            environment=_ENVIRONMENT,
+            cwd=self._work,
+            timeout=_TIMEOUT,
+            advice=advice,
+        )
 
 
 def _check_libraries(tree: FileTree, programs: Sequence[str]) -> None:

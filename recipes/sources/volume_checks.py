@@ -63,6 +63,7 @@ def check_volume(volume: VolumeSpec, *, profile: str, network: str) -> None:
     for provider in volume.providers:
         _check_provider(provider, volume, where, profile, network)
     _check_format(volume, where)
+    _check_content(volume, where)
     _check_token(volume, where)
     _check_marker(volume, where)
     _check_files(volume, where, profile)
@@ -169,6 +170,12 @@ def _check_format(volume: VolumeSpec, where: str) -> None:
             f"{where}: format {volume.format_policy}, and none of the providers {', '.join(names)} has a key "
             "for a new volume; add one that has, or use format never"
         )
+
+
+def _check_content(volume: VolumeSpec, where: str) -> None:
+    if volume.content and (volume.header != HEADERLESS or volume.format_policy != NEVER):
+        what = "content is that of a volume without a header that the build made"
+        raise SpecError(f"{where}: {what}; use header none and format never, or leave it out")
 
 
 def _check_token(volume: VolumeSpec, where: str) -> None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..errors import SpecError
+from ..errors import FormatError, SpecError
 from ..formats.luks2_model import Expected, Integrity, Kdf, KdfBounds, Pbkdf2, TokenShape
 from ..formats.luks2_template import Template, check, pin, template
 from ..formats.luks2_template import shell_table as header_table
@@ -30,6 +30,10 @@ CHEAPEST = Pbkdf2(1000)
 # Holes of a LUKS2 header that name its volume key.
 PINNED = frozenset({"digests.0.salt", "digests.0.digest"})
 SECRET_FILES = frozenset({"keyfile"})
+# What a volume without a header begins with: the note that it is finished (initrd/note.sh), and behind the
+# note's block which content the build made it with. The guest reads the note alone and is told the content.
+NOTE = b"goldsmith volume 1 formatted"
+CONTENT_OFFSET, CONTENT_SIZE = 512, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class VolumeSpec:
         token: the token that provider tpm2 keeps its sealed key in.
         pinned: what the LUKS2 header of a volume that the build made says, by name of the hole. No other
             volume is opened then, an older release's neither.
+        content: of a volume without a header that the build made, which content its key is bound to.
         marker: handle of the NV index where provider tpm2 remembers which volume the TPM formatted.
         files: for ``/etc/unlock/<volume>.d``, by name; a new volume's key is encrypted to ``escrow.pem``.
         options: of the providers, such as ``KBS_URL``.
@@ -64,6 +69,7 @@ class VolumeSpec:
     kdf: Kdf = CHEAPEST
     token: TokenShape | None = None
     pinned: Mapping[str, bytes] = field(default_factory=dict)
+    content: bytes = b""
     marker: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -123,14 +129,18 @@ def pin_volume(volume: VolumeSpec, metadata: bytes) -> VolumeSpec:
 
     The digest of a LUKS2 header says which volume key is the right one, and a build draws another key for
     other content. Key slots stay open: a passphrase may be changed. ``metadata`` are the first
-    ``METADATA_SIZE`` bytes. Without a header nothing can be pinned: the host may bring back an older volume
-    that was encrypted with the same key.
+    ``METADATA_SIZE`` bytes. Without a header the content itself decides what follows from a provider's key,
+    and that is what such a volume is encrypted with.
 
     Raises:
-        FormatError: the initramfs would not open this header.
+        FormatError: the initramfs would not open this volume.
     """
     if volume.header != LUKS2:
-        return volume
+        content = metadata[CONTENT_OFFSET : CONTENT_OFFSET + CONTENT_SIZE]
+        if not metadata.startswith(NOTE) or len(content) != CONTENT_SIZE or not any(content):
+            what = "does not begin as the build writes it; build the volume again"
+            raise FormatError(f"volume {volume.name}", what)
+        return replace(volume, content=content)
     shape = template(expected_header(volume))
     check(metadata, shape, f"volume {volume.name}")
     holes = (hole for hole in shape.holes if hole.name in PINNED)
@@ -177,6 +187,7 @@ def settings(volume: VolumeSpec) -> dict[str, str]:
         "PROVIDER_TIMEOUT": str(volume.provider_timeout),
         "TOTAL_TIMEOUT": str(volume.total_timeout),
         "METADATA_SIZE": str(header.metadata_size if volume.header == LUKS2 else 0),
+        "CONTENT": volume.content.hex(),
         "TOKEN": "none" if volume.token is None else volume.token.type,
         "TOKEN_BLOB_OFFSET": str(offset),
         "TOKEN_BLOB_SIZE": str(size),

@@ -48,7 +48,19 @@ class Output(io.TextIOWrapper):
 
 def main(arguments: list[str]) -> int:
     """The exit status: doit's own, or 128 and the number of the signal that stopped it."""
-    raise_when_stopped()
+    try:
+        raise_when_stopped()
+        return _run(arguments)
+    except Stopped as stopped:
+        return 128 + stopped.number
+    except Unread:
+        # What is still held back may not be written while Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit status of doit."""
     output = sys.stdout
     if isinstance(output, io.TextIOWrapper):
         sys.stdout = Output(
@@ -59,15 +71,8 @@ def main(arguments: list[str]) -> int:
 
     program = DoitMain()
     program.BIN_NAME = "doit"  # whatever file started it
-    try:
-        status = int(program.run(arguments) or 0)
-        sys.stdout.flush()
-    except Stopped as stopped:
-        return 128 + stopped.number
-    except Unread:
-        # What is still held back may not be written while Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    status = int(program.run(arguments) or 0)
+    sys.stdout.flush()
     return status
 
 

@@ -40,12 +40,12 @@ class FileBlob:
         """The file's name without its folder."""
         return self.path.name
 
-    def windows(self) -> Iterator[memoryview]:
+    def windows(self, window: int = WINDOW) -> Iterator[memoryview]:
         """The content in consecutive pieces; each is valid until the next one is asked for.
 
         They share one buffer: fresh memory for each would cost more than reading it.
         """
-        buffer = memoryview(bytearray(WINDOW))
+        buffer = memoryview(bytearray(window))
         with self.path.open("rb", buffering=0) as file:
             while size := file.readinto(buffer):
                 yield buffer[:size]

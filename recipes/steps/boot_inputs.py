@@ -47,7 +47,7 @@ def read_boot(
         gpt_event=event,
         stub=stub,
         sources=SourceNames(
-            firmware=code.name, variables=variables.name, disk=f"{disk.name} GPT", acpi="ACPI capture"
+            firmware=code.name, variables=variables.name, disk=disk.name, acpi="ACPI capture"
         ),
     )
     return prepare(inputs), model

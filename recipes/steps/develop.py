@@ -15,7 +15,7 @@ from .task import Task
 
 # What boot tests start.
 TESTED_IMAGE, TESTED_TPM, TESTED_REALM = "debian-cvm", "debian-tpm2", "islet-realm"
-TESTED_CONVERSION = "jindisk-style"
+TESTED_CONVERSION, TESTED_WORKLOAD = "jindisk-style", "debian-workload"
 PARAMETERS = [{"name": "arguments", "short": "k", "type": str, "default": "", "help": "pytest -k expression"}]
 
 
@@ -24,7 +24,7 @@ def tasks() -> Iterator[Task]:
     yield {
         "basename": "test",
         "doc": "run all tests: unit, vectors, tool, house and boot",
-        "task_dep": [TESTED_IMAGE, TESTED_TPM, TESTED_REALM, TESTED_CONVERSION],
+        "task_dep": [TESTED_IMAGE, TESTED_TPM, TESTED_REALM, TESTED_CONVERSION, TESTED_WORKLOAD],
         "actions": [(test,)],
         "params": PARAMETERS,
         "verbosity": 2,

@@ -3,6 +3,9 @@
 doit's own checker hashes a file once for every task that reads it, and a touched file again at every run
 (specs of doit 0.37, ``doit/dependency.py`` MD5Checker). Here a digest is kept with the file's size, times and
 inode and computed again only when one of them has changed.
+
+A hard link is the same file: what is known of one name is known of the others. To make or remove one changes
+the status of the file, and so one of the times, which is not asked for where the number of names differs.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from doit.dependency import FileChangedChecker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / "out" / "cache"
-Stat = tuple[int, int, int, int]
+# Size, time of the last change of the content, of the status, inode, number of names.
+Stat = tuple[int, int, int, int, int]
 
 
 class DigestCache:
@@ -39,12 +43,26 @@ class DigestCache:
         known = entries.get(str(path))
         if known is not None and known[0] == stat:
             return known[1]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = self._of_same_file(known, stat)
+        if digest is None:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not self._learnt:
             atexit.register(self.save)
         entries[str(path)] = self._learnt[str(path)] = (stat, digest)
         return digest
+
+    def _of_same_file(self, known: tuple[Stat, str] | None, stat: Stat) -> str | None:
+        """What is known of the file under the same name, or under another of several, if that still holds."""
+        candidates = [] if known is None else [known]
+        if stat[4] > 1:
+            candidates += [entry for entry in self._load().values() if entry[0][3] == stat[3]]
+        for before, digest in candidates:
+            size, changed, status, inode, names = before
+            unchanged = status == stat[2] or names != stat[4]
+            if (size, changed, inode) == (stat[0], stat[1], stat[3]) and unchanged:
+                return digest
+        return None
 
     def save(self) -> None:
         """Adds what was learnt to the file; a cache that cannot be written is only slower.
@@ -77,14 +95,22 @@ class DigestCache:
     def _read(self) -> dict[str, tuple[Stat, str]]:
         try:
             rows = json.loads(self._path.read_text())
-            return {path: (tuple(row[:4]), row[4]) for path, row in rows.items()}
+            return {path: _entry(row) for path, row in rows.items()}
         except (OSError, ValueError, AttributeError, LookupError, TypeError):
             return {}
 
 
+def _entry(row: list[Any]) -> tuple[Stat, str]:
+    """A row of the file; one of another version, or damaged, does not have as many values."""
+    size, changed, status, inode, names, digest = row
+    if not isinstance(digest, str):
+        raise TypeError("no digest")
+    return (size, changed, status, inode, names), digest
+
+
 def _stat(path: Path) -> Stat:
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_nlink
 
 
 DIGESTS = DigestCache(CACHE / "digests.json")

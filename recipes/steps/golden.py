@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from ..machine import QemuMachine
 from ..reader import Marks
 from ..schema import Buildable, DiskImage, Image
-from . import disk, firmware, initramfs, kernel, launch, rootfs, uki, unlock_keys, unlock_policy, verity
+from ..schema.golden import WildcardSpec
+from . import firmware, initramfs, kernel, launch, rootfs, uki, unlock_keys, unlock_policy, verity, workload
 from .digests import ROOT, read_sidecar
+from .disk_formats import other_sizes, shipped_disks, virtual_sizes
+from .places import marks
 from .task import OUT, Step, say
 from .volumes import Volume, is_signed, volumes
 
 if TYPE_CHECKING:
-    from ..golden.manifest import Artefact, GoldenMachine
+    from ..golden.manifest import Artefact, GoldenMachine, ShippedDisk, Wildcard
     from ..golden.unlock import UnlockPolicy
     from ..golden.unlock_lint import Finding
     from ..measure.boot import PreparedBoot
@@ -79,12 +82,30 @@ def step(image: DiskImage) -> Step:
             "version": image.recipe.version,
             "artefacts": artefacts,
             "files": files,
-            "raw_disk": disk.raw_disk(image),
+            "disks": shipped_disks(image),
+            "wildcards": image.recipe.golden.wildcards,
             "captures": captures,
             "opened": opened,
+            "measured": workload.measured(image),
         },
         doc="compute the golden measurements of every machine",
     )
+
+
+def _with_workload(predicted: Predicted, measured: workload.Measured) -> Predicted:
+    from ..golden.workload import with_workload
+    from ..measure.userspace import workload_step
+
+    step = workload_step(measured.register, measured.name, measured.manifest.read_bytes())
+    return Predicted(tuple(with_workload(machine, step) for machine in predicted.machines), predicted.uki)
+
+
+def _unmeasured(measured: workload.Measured | None) -> tuple[str, ...]:
+    from ..golden.workload import unmeasured
+
+    if measured is None:
+        return ()
+    return unmeasured(verified=measured.verified, secrets=measured.secrets)
 
 
 def artefact_paths(image: DiskImage) -> tuple[Path, ...]:
@@ -94,8 +115,9 @@ def artefact_paths(image: DiskImage) -> tuple[Path, ...]:
         kernel.vmlinuz(image),
         initramfs.archive(image),
         *verified,
+        *workload.artefacts(image),
         uki.uki_path(image),
-        disk.raw_disk(image),
+        *(path for _, path in shipped_disks(image)),
     )
 
 
@@ -106,36 +128,65 @@ def build(
     version: str,
     artefacts: tuple[Path, ...],
     files: tuple[MachineFiles, ...],
-    raw_disk: Path,
+    disks: tuple[tuple[str, Path], ...],
+    wildcards: tuple[WildcardSpec, ...],
     captures: tuple[Path, ...],
     opened: Sequence[Volume],
     marks: Marks,
+    measured: workload.Measured | None = None,
 ) -> None:
-    """Writes the golden manifest."""
-    from ..golden.manifest import GoldenManifest, dump
+    """Writes the golden manifest.
+
+    Args:
+        disks: format and file of each, the raw one first.
+    """
+    from ..golden.disk_lint import lint_disks, lint_wildcards
+    from ..golden.manifest import GoldenManifest, Wildcard, dump
     from ..golden.predict import UNMEASURED
     from ..golden.unlock_lint import lint
 
-    predicted = predict(files, raw_disk, captures)
+    (_, raw_disk), *_ = disks
+    shipped = virtual_sizes(disks)
+    predicted = predict(files, raw_disk, captures, shipped)
+    if measured is not None:
+        predicted = _with_workload(predicted, measured)
     insecure = tuple(item.machine.name for item in files if not item.machine.firmware.secure_boot)
     judged = [unlock_policy.judged(volume) for volume in opened]
-    heed(lint(judged, predicted.machines, insecure=insecure), marks)
+    ignored = tuple(
+        Wildcard(register=item.register, event=item.event, reason=item.reason) for item in wildcards
+    )
+    findings = (
+        *lint(judged, predicted.machines, insecure=insecure),
+        *lint_disks(shipped, predicted.machines, judged),
+        *lint_wildcards(ignored, judged),
+    )
+    check_wildcards(ignored, predicted.machines, marks)
+    heed(findings, marks)
     manifest = GoldenManifest(
         image=name,
         version=version,
         artefacts=tuple(artefact(path) for path in artefacts),
         machines=predicted.machines,
-        unmeasured=UNMEASURED,
+        unmeasured=(*UNMEASURED, *_unmeasured(measured)),
         unlock=unlock_policies(opened, predicted, insecure),
+        disks=shipped,
+        wildcards=ignored,
     )
     target.write_text(dump(manifest), encoding="utf-8")
 
 
-def marks(image: Buildable) -> Marks:
-    """Where the recipe's values stand, for problems that are only found now."""
-    path = image.path
-    where = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
-    return Marks(where, places=dict(image.places))
+def check_wildcards(wildcards: Sequence[Wildcard], machines: Sequence[GoldenMachine], marks: Marks) -> None:
+    """Returns if each wildcard is for one predicted event that need not be compared.
+
+    Raises:
+        SpecError: one is not.
+    """
+    from ..golden.wildcards import problems
+
+    noted = Marks(marks.path, places=marks.places)
+    for number, what in problems(wildcards, machines):
+        noted.add(("golden", "wildcards", number), what)
+    noted.raise_problems()
 
 
 def heed(findings: tuple[Finding, ...], marks: Marks) -> None:
@@ -182,10 +233,19 @@ def unlock_policies(
     return tuple(found)
 
 
-def predict(files: tuple[MachineFiles, ...], raw_disk: Path, captures: tuple[Path, ...]) -> Predicted:
-    """The golden entry of each machine; what machines share is read and hashed once."""
-    from ..golden.predict import golden_machine
-    from ..measure.boot import replay_boot
+def predict(
+    files: tuple[MachineFiles, ...],
+    raw_disk: Path,
+    captures: tuple[Path, ...],
+    shipped: Sequence[ShippedDisk] = (),
+) -> Predicted:
+    """The golden entry of each machine; what machines share is read and hashed once.
+
+    Args:
+        shipped: disks as they ship; those of another size than the raw one are predicted too.
+    """
+    from ..golden.predict import DiskPrediction, golden_machine
+    from ..measure.boot import replay_boot, with_disk
     from ..measure.uefi import AcpiTables
     from ..vmm import captures as stored
     from .boot_inputs import read_boot
@@ -196,6 +256,7 @@ def predict(files: tuple[MachineFiles, ...], raw_disk: Path, captures: tuple[Pat
     found = [stored.find(known, item.machine, code_sha256=digests[item.code]) for item in files]
     words = [(item.machine, capture) for item, capture in zip(files, found, strict=True) if capture]
     models = load_models(words)
+    others = other_sizes(raw_disk, shipped)
     prepared: dict[tuple[Path, Path], tuple[PreparedBoot, FirmwareModel | None]] = {}
     machines = []
     for item, capture in zip(files, found, strict=True):
@@ -206,7 +267,17 @@ def predict(files: tuple[MachineFiles, ...], raw_disk: Path, captures: tuple[Pat
         tables = AcpiTables(capture.table_loader, capture.rsdp, capture.tables) if capture else None
         prediction = replay_boot(item.machine, boot, tables)
         vmm = f"qemu {capture.qemu_version}" if capture else "qemu"
-        machines.append(golden_machine(item.machine, prediction, model, vmm=vmm, launch=item.launch))
+        disks = [
+            DiskPrediction(
+                other.size,
+                other.formats,
+                replay_boot(item.machine, with_disk(boot, other.gpt_event, other.source), tables),
+            )
+            for other in others
+        ]
+        machines.append(
+            golden_machine(item.machine, prediction, model, vmm=vmm, launch=item.launch, disks=disks)
+        )
     (first, _), *_ = prepared.values()
     return Predicted(tuple(machines), first.stub.uki)
 

@@ -11,6 +11,7 @@ from . import (
     data,
     develop,
     disk,
+    disk_formats,
     firmware,
     golden,
     helpers,
@@ -18,7 +19,9 @@ from . import (
     kernel,
     keys,
     launch,
+    operator_keys,
     packages,
+    publish,
     rootfs,
     run,
     summary,
@@ -27,8 +30,9 @@ from . import (
     update,
     verity,
     volume_keys,
+    workload,
 )
-from .convert import base, encrypt, root
+from .convert import base, encrypt, jindisk, root
 from .convert import disk as converted_disk
 from .realm import applications, provision, stability
 from .realm import golden as realm_golden
@@ -46,6 +50,8 @@ HEADERS = {
     "base": "assemble base images of packages",
     "convert": "copy the roots of base images and edit them in an appliance, once",
     "encrypt": "encrypt root file systems (LUKS2)",
+    "jindisk": "write device-mapper tables for kernels with dm-jindisk",
+    "workload": "write workloads' partitions (EROFS) and the manifests that are measured",
     "verity": "hash root file systems for dm-verity",
     "helpers": "compile the initramfs' C programs with a compiler from locked packages",
     "initramfs": "make initramfs archives with the unlock driver",
@@ -53,10 +59,11 @@ HEADERS = {
     "firmware": "take firmware out of its package",
     "variables": "write variable stores with Secure Boot keys enrolled",
     "data": "make data partitions that come with their image",
-    "disk": "lay out disks",
+    "disk": "lay out disks, and write them in the formats of clouds",
     "applications": "import or make OCI application images, check and sign them",
     "launch": "render launch scripts",
     "golden": "compute golden measurements",
+    "publish": "put together what publishes images on clouds",
     "provision": "write signed realm metadata, reference values and the lines that start a realm",
     "stability": "say which options change a realm's measurement",
     "check": "boot an image and compare what the TPM measured with the prediction",
@@ -75,14 +82,17 @@ def steps(image: Image) -> tuple[Step, ...]:
         kernel.step(image),
         rootfs.step(image),
         verity.step(image),
+        *workload.steps(image),
         helpers.step(image),
         initramfs.step(image),
         uki.step(image),
         *firmware.steps(image),
         *data.steps(image),
         disk.step(image),
+        *disk_formats.steps(image),
         launch.step(image),
         golden.step(image),
+        *publish.steps(image),
     )
 
 
@@ -93,14 +103,17 @@ def converted_steps(image: ConvertedImage) -> tuple[Step, ...]:
         *(() if image.recipe.base.is_brought else (base.step(image),)),
         *(() if image.recipe.kernel.package is None else (kernel.step(image),)),
         root.step(image),
+        *jindisk.steps(image),
         encrypt.step(image),
         helpers.step(image),
         initramfs.step(image),
         uki.step(image),
         *firmware.steps(image),
         converted_disk.step(image),
+        *disk_formats.steps(image),
         launch.step(image),
         golden.step(image),
+        *publish.steps(image),
     )
 
 
@@ -141,6 +154,7 @@ def _tasks(project: Project) -> Iterator[Task]:
     yield keys.task()
     yield unlock_keys.task()
     yield broker_keys.task()
+    yield operator_keys.task()
     yield realm_keys.task()
     for shared in project.kernels:
         yield packages.step(shared).task()

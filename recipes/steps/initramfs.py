@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schema import DiskImage, InitramfsSpec, Profile
-from . import helpers, kernel
+from . import helpers, kernel, verity, workload, workload_system
 from .archive import write_archive
 from .digests import ROOT
 from .packages import resolved_lock
@@ -18,6 +18,7 @@ from .volumes import Volume, input_files, read_volume, volumes
 
 if TYPE_CHECKING:
     from ..sources import initramfs as sources
+    from ..sources.initramfs import VerifiedPartitions
 
 SCRIPTS = ROOT / "initrd"
 
@@ -66,6 +67,7 @@ def step(image: DiskImage) -> Step:
             *scripts(),
             # Without a file that a person brings the step itself says what is missing.
             *(path for path in files if _is_made(path) or path.exists()),
+            *workload.verified(image),
         ),
         build=build,
         arguments={
@@ -78,6 +80,11 @@ def step(image: DiskImage) -> Step:
             "profile": image.recipe.profile,
             "spec": image.recipe.initramfs,
             "opened": opened,
+            "workload_facts": workload.verified(image),
+            "workload_partitions": (
+                workload_system.partition(image),
+                workload_system.hash_partition(image),
+            ),
         },
         fingerprint=tree_fingerprint(*scripts()),
         doc="assemble the initramfs: init, unlock driver, programs, libraries, kernel modules",
@@ -97,6 +104,8 @@ def build(
     profile: Profile,
     spec: InitramfsSpec,
     opened: Sequence[Volume],
+    workload_facts: Sequence[Path] = (),
+    workload_partitions: tuple[str, str] = ("", ""),
 ) -> None:
     """Writes the initramfs, and what it is made of."""
     from ..formats import zstd
@@ -117,6 +126,7 @@ def build(
         device_timeout=spec.device_timeout,
         root="luks2" if any(volume.name == "root" for volume in opened) else "verity",
         network=spec.network,
+        workload=_verified(workload_facts, workload_partitions),
     )
     compress = partial(zstd.compress_zstd, level=spec.compression_level)
     with unpacked(lock, "initramfs", target) as (tree, _):
@@ -131,6 +141,15 @@ def build(
         epoch, allowed = locks.load(lock).epoch, initramfs.secret_paths(wanted)
         write_archive(result, target, epoch=epoch, compress=compress, secret=allowed)
         table.write_text(render(breakdown(result, compress, epoch=epoch)), encoding="utf-8")
+
+
+def _verified(facts: Sequence[Path], partitions: tuple[str, str]) -> VerifiedPartitions | None:
+    """The workload's partitions, where the initramfs opens them by a root hash."""
+    from ..sources.initramfs import VerifiedPartitions
+
+    for path in facts:
+        return VerifiedPartitions(*partitions, root_hash=verity.read_facts(path).root_hash)
+    return None
 
 
 def compiled(programs: Path, spec: sources.InitramfsSpec) -> dict[str, bytes]:

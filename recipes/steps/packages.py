@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,7 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
             ("toolchain", recipe.initramfs.toolchain, ("initramfs", "toolchain")),
             ("firmware", _firmware(image), ("machines", "firmware")),
             *((volume,) if recipe.data.format is FormatPolicy.NEVER else ()),
+            *_workload_images(image),
         )
     if isinstance(image, ConvertedImage):
         return converted.asked_for(image)
@@ -115,6 +116,18 @@ def request(image: Buildable) -> Request:
             for name, asked, key in asked_for(image)
         ),
     )
+
+
+def workload_group(name: str) -> str:
+    """The group of the packages that an image of the workload is made of."""
+    return f"workload-{name}"
+
+
+def _workload_images(image: Image) -> Iterator[Asking]:
+    workload = image.recipe.workload
+    for index, made in enumerate(workload.images if workload else ()):
+        if made.packages:
+            yield workload_group(made.name), made.packages, ("workload", "images", index, "packages")
 
 
 def _firmware(image: Image) -> tuple[str, ...]:

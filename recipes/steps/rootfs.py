@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schema import Image, RootfsSpec
-from . import helpers, kernel
+from . import attest, helpers, kernel, workload_system
 from .digests import ROOT
 from .packages import resolved_lock
 from .private_keys import own_keys
@@ -55,6 +55,9 @@ def step(image: Image) -> Step:
         programs = (helpers.helpers_path(image),)
         overlays = (*spec.overlays, COUNTER)
         spec = replace(spec, overlays=overlays, enable=(*spec.enable, f"{COUNTER}.service"))
+    spec = attest.with_attest(image, workload_system.with_workload(image, spec))
+    if image.recipe.attest is not None:
+        programs = (helpers.helpers_path(image),)
     folders = [ROOT / "rootfs" / name for name in spec.overlays]
     return Step(
         basename="rootfs",
@@ -65,6 +68,7 @@ def step(image: Image) -> Step:
             kernel.package_files(image),
             kernel.kernel_facts(image),
             *programs,
+            *attest.inputs(image),
             *source_files(*folders),
         ),
         build=build,
@@ -77,6 +81,8 @@ def step(image: Image) -> Step:
             "kernel_files": kernel.package_files(image),
             "facts": kernel.kernel_facts(image),
             "uuid": str(derived_uuid(image, "rootfs")),
+            "settings": workload_system.settings(image),
+            "attested": attest.attested(image),
         },
         fingerprint=tree_fingerprint(*folders),
         doc="unpack the packages, configure them and write the root file system (EROFS)",
@@ -94,6 +100,8 @@ def build(
     kernel_files: Path,
     facts: Path,
     uuid: str,
+    settings: tuple[tuple[str, str], ...] = (),
+    attested: attest.Attested | None = None,
 ) -> None:
     """Writes the root file system."""
     from uuid import UUID
@@ -121,6 +129,11 @@ def build(
         tree = lay_over(tree, [read_overlay(ROOT / "rootfs" / name, name) for name in spec.overlays])
         for helper in programs:
             tree.add_file(f"{helpers.FOLDER}/tpm2", helpers.read_helpers(helper)["tpm2"], 0o755)
+        if settings:
+            lines = "".join(f"{key}={value}\n" for key, value in settings)
+            tree.add_file(workload_system.SETTINGS, lines.encode(), source="the recipe")
+        if attested is not None:
+            attest.add_settings(tree, attested)
         configure(tree, packages, system)
         refuse_secrets(tree, "root file system", own_keys())
         for archive in skeletons:

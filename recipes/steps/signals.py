@@ -37,6 +37,8 @@ def raise_when_stopped() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     sys.unraisablehook = _raise_again
+    # Whoever became this process may have held an interrupt back until somebody is there to take it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def bind_workers() -> None:
@@ -45,7 +47,12 @@ def bind_workers() -> None:
     Signals of the terminal are for the build alone: it ends its workers.
     """
     library = ctypes.CDLL(None)
-    os.register_at_fork(after_in_child=partial(_become_worker, library))
+    # A signal between the fork and the handlers of the worker would be lost, and the worker would not end.
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, STOPS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPS),
+        after_in_child=partial(_become_worker, library),
+    )
 
 
 def clean_up_when_stopped() -> None:
@@ -93,6 +100,7 @@ def _become_worker(library: ctypes.CDLL) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _say_nothing)  # unlike SIG_IGN this is not inherited by programs
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _leave_task(number: int, frame: FrameType | None) -> None:

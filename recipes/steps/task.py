@@ -51,6 +51,7 @@ class Step:
 
     Attributes:
         basename: the artefact: ``verity``.
+        variant: which of several of one image: ``gce``.
         products: files it makes, and folders; each gets a digest sidecar.
         folders: those of the products that are folders.
         inputs: files it reads: sources, or products of other steps (doit then watches their sidecars).
@@ -71,18 +72,23 @@ class Step:
     folders: tuple[Path, ...] = ()
     fingerprint: object = None
     uptodate: tuple[Callable[[Any, Any], bool], ...] = ()
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """The task's whole name."""
-        return f"{self.basename}:{self.image.name}"
+        return f"{self.basename}:{self._subtask}"
+
+    @property
+    def _subtask(self) -> str:
+        return f"{self.image.name}.{self.variant}" if self.variant else self.image.name
 
     def task(self) -> Task:
         """The doit task."""
         watched = [str(sidecar(path) if path.is_relative_to(OUT) else path) for path in self.inputs]
         return {
             "basename": self.basename,
-            "name": self.image.name,
+            "name": self._subtask,
             "doc": self.doc,
             "file_dep": watched,
             "targets": [str(path) for product in self.products for path in (product, sidecar(product))],
@@ -234,7 +240,8 @@ def _clean(products: tuple[Path, ...], folders: tuple[Path, ...]) -> None:
             _remove(product)
         else:
             product.unlink(missing_ok=True)
-    for folder in sorted({product.parent for product in products}, reverse=True):
+    above = {folder for product in products for folder in product.parents if folder.is_relative_to(OUT)}
+    for folder in sorted(above - {OUT}, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..errors import FormatError, SpecError
 from ..schema import ConvertedImage, DiskImage
-from ..schema.volumes import FormatPolicy, SnpSpec, Tpm2Spec, TpmSealing, UnlockSpec, VolumeIntegrity
+from ..schema.volumes import (
+    FormatPolicy,
+    SnpSpec,
+    TeeReport,
+    Tpm2Spec,
+    TpmSealing,
+    UnlockSpec,
+    VolumeIntegrity,
+)
 from . import broker_keys, unlock_keys
 from .digests import ROOT
 from .keys import FOLDER
@@ -26,6 +34,8 @@ PROVIDERS = ROOT / "initrd" / "unlock.d"
 # Keys that the build knows, a file for each volume: what a broker hands out.
 KEYS = FOLDER / "volumes"
 TPM2, KBS, KEYFILE, TYPED = "tpm2", "kbs", "keyfile", "passphrase"
+# configfs-tsm and its one provider for SEV-SNP. Spec: Linux 6.12 drivers/virt/coco/sev-guest/Kconfig.
+_TEE_MODULES = ("sev-guest",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +133,14 @@ def input_files(volume: Volume) -> tuple[Path, ...]:
 def read_volume(volume: Volume) -> VolumeSpec:
     """What the initramfs is told about a volume.
 
-    Of a LUKS2 volume that the build makes the header is pinned: a release does not open the volume of an
-    older one. Without a header there is nothing to pin, and such a rollback is not stopped.
+    Of a volume that the build makes the content is pinned: a release does not open that of an older one.
 
     Raises:
         SpecError: a provider's header is wrong, or a file that the recipe names is not there or not right.
         FormatError: a key does not parse, or the built volume is not one that the initramfs opens.
     """
     from ..formats.tpm2_nv import FORMAT_MARKER
-    from ..sources.volumes import LUKS2, VolumeSpec, expected_header, pin_volume
+    from ..sources.volumes import VolumeSpec, expected_header, pin_volume
 
     spec = volume.unlock
     providers = read_providers(spec)
@@ -152,7 +161,7 @@ def read_volume(volume: Volume) -> VolumeSpec:
         provider_timeout=spec.provider_timeout,
         total_timeout=spec.timeout,
     )
-    if not volume.is_built or told.header != LUKS2:
+    if not volume.is_built:
         return told
     with volume.built_path.open("rb") as file:
         return pin_volume(told, file.read(expected_header(told).metadata_size))
@@ -166,7 +175,13 @@ def read_providers(spec: UnlockSpec) -> tuple[Provider, ...]:
     """
     from ..sources.providers import read_provider
 
-    return tuple(read_provider(name, (PROVIDERS / name).read_bytes()) for name in spec.unlock)
+    found = (read_provider(name, (PROVIDERS / name).read_bytes()) for name in spec.unlock)
+    if spec.kbs is None or spec.kbs.tee is TeeReport.NONE:
+        return tuple(found)
+    # What the guest gets its report from; only an image that wants one has it in its initramfs.
+    return tuple(
+        replace(each, modules=(*each.modules, *_TEE_MODULES)) if each.name == KBS else each for each in found
+    )
 
 
 def has_header(spec: UnlockSpec) -> bool:
@@ -264,6 +279,7 @@ def _options(spec: UnlockSpec) -> dict[str, str]:
             "KBS_VOLUME": spec.kbs.volume,
             "KBS_MACHINE": spec.kbs.machine or "",
             "KBS_ACTIVATE": "yes" if spec.kbs.activate else "no",
+            "KBS_TEE": spec.kbs.tee.value,
         }
     if spec.exec is not None:
         options["EXEC_PROGRAM"] = f"/{spec.exec.program}"

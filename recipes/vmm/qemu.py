@@ -25,7 +25,7 @@ class DriveFile:
     """The file behind a disk.
 
     Attributes:
-        format: QEMU's name of the disk format, ``raw`` or ``qcow2``.
+        format: QEMU's name of the disk format, such as ``raw``, ``qcow2``, ``vpc``.
         snapshot: what the guest writes is thrown away when QEMU ends.
     """
 

@@ -96,12 +96,14 @@ def write_initramfs(
     judge: Path,
     add: Callable[[FileTree], None],
     modules: Iterable[str] = (),
+    helpers: Iterable[str] = HELPERS,
 ) -> bytes:
     """Writes an initramfs whose first program is ``judge``, as ``/test/judge.sh``; returns busybox.
 
     Args:
         add: adds the files of a test.
         modules: loaded behind :data:`MODULES`.
+        helpers: compiled programs, with the libraries that they need.
     """
     tree = FileTree()
     for path in ("dev", "mnt", "proc", "run", "sys", "sysroot", "usr/sbin", "usr/lib64"):
@@ -119,11 +121,11 @@ def write_initramfs(
         unpacked(IMAGE.lock, "kernel", target) as (files, _),
     ):
         everything = FileTree(dict(packages.nodes))
-        helpers = [f"usr/lib/goldsmith/{name}" for name in HELPERS]
-        for path in helpers:
+        compiled = [f"usr/lib/goldsmith/{name}" for name in helpers]
+        for path in compiled:
             everything.add_file(path, helper(Path(path).name).read_bytes(), 0o755)
         architecture = IMAGE.image.recipe.architecture.value
-        for path in library_closure(everything, (BUSYBOX, *PROGRAMS, *helpers), architecture):
+        for path in library_closure(everything, (BUSYBOX, *PROGRAMS, *compiled), architecture):
             copy_file(tree, everything, path)
         copy_file(tree, packages, "etc/mke2fs.conf")
         closure = ModuleDirectory(files, IMAGE.kernel_release).closure((*MODULES, *modules))

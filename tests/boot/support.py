@@ -34,7 +34,7 @@ from recipes.golden.report import is_complete
 from recipes.machine import Disk, QemuMachine
 from recipes.schema import DiskImage, Image, load_project
 from recipes.sources.initramfs import command_line
-from recipes.steps import disk, golden, initramfs, kernel, packages, rootfs, verity
+from recipes.steps import disk, disk_formats, golden, initramfs, kernel, packages, rootfs, verity
 from recipes.steps.develop import TESTED_IMAGE
 from recipes.steps.firmware import code_path, variables_path
 from recipes.steps.task import OUT
@@ -90,6 +90,10 @@ class Built:
     @property
     def disk(self) -> Path:
         return disk.raw_disk(self.image)
+
+    def shipped_disk(self, disk_format: str) -> Path:
+        """The disk in one of the recipe's formats."""
+        return dict(disk_formats.shipped_disks(self.image))[disk_format]
 
     @property
     def kernel(self) -> Path:
@@ -155,13 +159,13 @@ class Run:
 def boot_uefi(
     built: Built,
     machine: QemuMachine,
-    disks: Sequence[Path],
+    disks: Sequence[Path | DriveFile],
     *,
     until: Until = is_complete,
     tpm: Path | None = None,
     options: Sequence[str] = (),
 ) -> Run:
-    """Boots ``machine`` from these disks, tried in this order and written to by the guest.
+    """Boots ``machine`` from these disks, tried in this order; raw ones are written to by the guest.
 
     Args:
         tpm: folder that keeps the TPM between boots; without one it is a new one.
@@ -176,7 +180,7 @@ def boot_uefi(
         files = LaunchFiles(
             code=str(code_path(built.image, machine.firmware)),
             vars=str(variables),
-            disks=tuple(DriveFile(path=str(path)) for path in disks),
+            disks=tuple(item if isinstance(item, DriveFile) else DriveFile(path=str(item)) for item in disks),
             tpm_socket=stack.enter_context(Swtpm(tpm)).socket,
             serial=f"file:{folder / 'console'}",
             options=tuple(options),
@@ -192,12 +196,14 @@ def boot_kernel(
     *,
     initrd: Path | None = None,
     until: Until | None = None,
+    options: Sequence[str] = (),
 ) -> Run:
     """Boots the image's kernel without firmware until it ends by itself.
 
     Args:
         initrd: instead of the image's initramfs.
         until: ends the boot before it ends by itself.
+        options: further words for QEMU.
     """
     machine = built.image.machines[0]
     with ExitStack() as stack:
@@ -213,7 +219,7 @@ def boot_kernel(
             words += ["-drive", f"if=none,id=d{number},format=raw{mode},file={escape(file.path)}"]
             words += ["-device", f"virtio-blk-pci,drive=d{number}"]
         words += ["-kernel", str(built.kernel), "-initrd", str(initrd or built.initramfs)]
-        qemu = stack.enter_context(Qemu([*words, "-append", command_line]))
+        qemu = stack.enter_context(Qemu([*words, "-append", command_line, *options]))
         return watch(qemu, folder / "console", until or _never)
 
 

@@ -111,6 +111,8 @@ def test_a_provider_sees_its_contract_and_nothing_else(judged: Judged) -> None:
             "ATTEMPT",
             "HEADER",
             "TOKEN",
+            "SECONDS",
+            "FOLDER",
         }
         assert set(variables.split()) - {"PWD", "SHLVL"} == {"PATH", *(f"UNLOCK_{word}" for word in contract)}
         pattern = f"nonce: [0-9a-f]{{64}} purpose: {purpose} kind: volume-key attempt: 1$"

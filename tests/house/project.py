@@ -229,7 +229,9 @@ def make_small(project: Project) -> None:
     recipe = yaml.safe_load(project.recipe.read_text())
     recipe["rootfs"] = {"packages": [*PACKAGES], "hostname": "small"}
     recipe["data"]["size"] = "16MiB"
-    recipe["disk"]["esp_size"] = "40MiB"
+    # One format beside raw, of another size: with more, the order in which they are made would be chance.
+    recipe["disk"] = {"esp_size": "40MiB", "formats": ["raw", "gce"]}
+    recipe["publish"] = {"gcp": {}}
     recipe["machines"] = [
         {**machine, "vcpus": [1], "memory": ["512MiB"], "tpm": ["crb"]}
         for machine in recipe["machines"]

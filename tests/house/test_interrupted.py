@@ -262,8 +262,9 @@ def test_an_edited_source_changes_what_is_made_of_it(small: Small) -> None:
     script.write_text(text + "\n# edited\n")
     made = lines(project.build())
     script.write_text(text)
-    made_again = ["initramfs.cpio.zst", "initramfs.sizes.txt", "debian-cvm.efi", "disk.raw", "golden.json"]
-    assert made == made_again
+    disks = ["disk.raw", "disk.tar.gz"]
+    made_of_it = ["initramfs.cpio.zst", "initramfs.sizes.txt", "debian-cvm.efi", *disks, "golden.json"]
+    assert made == [*made_of_it, "publish/gcp"]
     project.build()
     assert project.products() == small.products
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support import ROOT
 
 BASE = frozenset({"machine", "app_manager", "binary", "units", "errors", "reader", "document"})
-BELOW_STEPS = BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden"}
+BELOW_STEPS = BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds"}
 # What each room may import of the others. `commands` and `steps` are at home everywhere.
 MAY_IMPORT = {
     "formats": BASE,
@@ -25,9 +25,11 @@ MAY_IMPORT = {
     "sources": BASE | {"formats", "measure"},
     "disks": BASE | {"formats", "measure"},
     "golden": BASE | {"formats", "measure"},
+    "clouds": BASE | {"formats", "measure", "disks"},
     "broker": BASE | {"formats", "measure", "golden"},
+    "attest": BASE | {"formats", "measure", "golden"},
     "steps": BELOW_STEPS,
-    "commands": BELOW_STEPS | {"broker", "steps"},
+    "commands": BELOW_STEPS | {"broker", "attest", "steps"},
     "__main__": BASE | {"commands"},
     "dodo": BASE | {"schema", "steps", "bootstrap"},
     "bootstrap": frozenset(),  # runs before anything is installed, and alone
@@ -38,14 +40,15 @@ THIRD_PARTY = {
     "yaml": ("reader", r"sources\.lock"),
     "guestfs": (r"sources\.guestfs_worker",),
     "cryptography": (
-        r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|escrow_key|efi_signature|p384|pcrsig|tpm2_\w+)",
+        r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|escrow_key|efi_signature|efi_auth|p384|pcrsig|tpm2_\w+)",
         r"formats\.luks2\w*",
         r"measure\.secureboot",
         r"sources\.secrets",
-        r"broker\.(endorsement|release|trust)",
+        r"broker\.(endorsement|release|tee|tee_roots|trust)",
         r"steps\.[\w.]+",
     ),
     "elftools": (r"formats\.\w+",),
+    "zlib_ng": (r"formats\.gzip", r"disks\.compressed"),
     "zstandard": (r"formats\.(zstd|decompress|kmod_object)", r"disks\.\w+"),
     "jinja2": (r"steps\.[\w.]+",),
     "doit": (r"steps\.[\w.]+", "dodo"),
@@ -62,7 +65,7 @@ READS = frozenset(
     {"open", "read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob", "rglob"}
 )
 # Rooms that do not know where a build puts things.
-NOWHERE = frozenset({"formats", "measure", "vmm", "schema", "sources", "disks", "golden"}) | BASE
+NOWHERE = frozenset({"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds"}) | BASE
 
 
 @dataclass(frozen=True, order=True)

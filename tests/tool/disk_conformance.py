@@ -29,6 +29,7 @@ class Row:
     """How one format is judged.
 
     Attributes:
+        judges: the programs that read it, for people.
         readers: each gives the whole disk back, as a raw file.
         large: bytes of a nearly empty disk to write: the limit of the format where a file can be that large.
         peek: looks into the large disk, which nobody could unpack.
@@ -37,6 +38,7 @@ class Row:
     """
 
     name: str
+    judges: str
     readers: tuple[Reader, ...]
     large: int
     peek: Peek
@@ -149,14 +151,18 @@ def ova_peek(made: Path, offset: int, length: int, value: int) -> None:
 
 
 def qemu_row(name: str, driver: str, large: int, *more: Reader, check: bool = True, seed: bool = True) -> Row:
-    """The row of a format that QEMU knows by ``driver``."""
+    """The row of a format that QEMU knows by ``driver``; ``more`` are readers made of coreutils."""
     checks = (qemu_check(driver),) if check else ()
-    return Row(name, (qemu_reader(driver), *more), large, qemu_peek(driver), checks, follows_seed=seed)
+    judges = f"QEMU ({driver}), coreutils" if more else f"QEMU ({driver})"
+    return Row(
+        name, judges, (qemu_reader(driver), *more), large, qemu_peek(driver), checks, follows_seed=seed
+    )
 
 
 def gce_row(name: str) -> Row:
     """The row of an archive for Google Cloud."""
-    return Row(name, (gnu_tar_reader, python_tar_reader), 64 * TIB, tar_peek, follows_seed=False)
+    judges = "GNU tar, Python's tarfile"
+    return Row(name, judges, (gnu_tar_reader, python_tar_reader), 64 * TIB, tar_peek, follows_seed=False)
 
 
 # The raw format itself ends where file offsets do; no file system here has room for that.
@@ -168,12 +174,11 @@ ROWS = {
         qemu_row("vhd-dynamic", "vpc", 2040 << 30, check=False),
         qemu_row("vhdx", "vhdx", 64 * TIB),
         gce_row("gce"),
-        gce_row("gce-exact"),
         qemu_row("qcow2", "qcow2", 2048 * TIB, seed=False),
         qemu_row("qcow2-zstd", "qcow2", 2048 * TIB, seed=False),
         qemu_row("qcow2-zlib", "qcow2", 2048 * TIB, seed=False),
         qemu_row("vmdk", "vmdk", 2 * TIB),
-        Row("ova", (ova_reader,), 2 * TIB, ova_peek, (ova_check,)),
+        Row("ova", "GNU tar, QEMU (vmdk)", (ova_reader,), 2 * TIB, ova_peek, (ova_check,)),
     )
 }
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from recipes.disks.format import lookup, registry
+from recipes.disks.format import aligned_size, lookup, registry
 from recipes.disks.gce import tar_pieces
 from recipes.disks.source import RawDisk
 from recipes.errors import FormatError
@@ -57,7 +57,7 @@ def test_readers_give_the_disk_back(tmp_path: Path, row: Row, name: str) -> None
     raw, made = tmp_path / "raw", tmp_path / "made"
     raw.write_bytes(data)
     written = write(row, raw, made)
-    size = lookup(row.name).virtual_size(len(data))
+    size = aligned_size(lookup(row.name), len(data))
     for number, reader in enumerate(row.readers):
         back = tmp_path / f"back{number}"
         reader(made, back)
@@ -77,7 +77,7 @@ def test_the_seed_changes_identifiers_alone(tmp_path: Path, row: Row) -> None:
     assert is_same != row.follows_seed
     assert one.stat().st_size == other.stat().st_size
     row.readers[0](other, tmp_path / "back")
-    assert_holds(tmp_path / "back", data, lookup(row.name).virtual_size(len(data)))
+    assert_holds(tmp_path / "back", data, aligned_size(lookup(row.name), len(data)))
 
 
 @each_row
@@ -102,7 +102,7 @@ def test_a_very_large_disk(tmp_path: Path, row: Row) -> None:
 def test_one_past_the_limit_is_refused_before_anything_is_written(tmp_path: Path, row: Row) -> None:
     disk_format = lookup(row.name)
     limit = disk_format.max_size
-    assert disk_format.virtual_size(limit) == limit
+    assert aligned_size(disk_format, limit) == limit
     made = tmp_path / "made"
     with (tmp_path / "raw").open("w+b") as file, made.open("wb") as out:
         file.truncate(512)
@@ -139,7 +139,7 @@ def test_progress_ends_with_the_whole_disk(tmp_path: Path, row: Row) -> None:
     raw = tmp_path / "raw"
     raw.write_bytes(SAMPLES["full"]())
     disk_format = lookup(row.name)
-    size = disk_format.virtual_size(3 * MIB)
+    size = aligned_size(disk_format, 3 * MIB)
     seen: list[tuple[int, int]] = []
     with raw.open("rb") as file, (tmp_path / "made").open("wb") as out:
         disk_format.write(

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 
-from recipes.disks.format import DiskFormat, lookup
+from recipes.disks.format import DiskFormat, aligned_size, lookup
 from recipes.disks.source import RawDisk
 from tests.support import require_tool
 
@@ -78,7 +78,7 @@ def test_the_same_disk(tmp_path: Path, name: str, content: str) -> None:
         INPUTS[content](file)
     kind, driver = lookup(name), DRIVERS[name]
     write(kind, raw, image)
-    os.truncate(raw, kind.virtual_size(raw.stat().st_size))
+    os.truncate(raw, aligned_size(kind, raw.stat().st_size))
     assert qemu_img("compare", "-f", "raw", "-F", driver, raw, image) == "Images are identical.\n"
     assert "No errors were found on the image." in qemu_img("check", "-f", driver, image)
     qemu_img("convert", "-f", driver, "-O", "raw", image, back)

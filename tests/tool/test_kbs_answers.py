@@ -436,5 +436,5 @@ def test_wrong_use(helper: Helper) -> None:
         assert (ended.code, ended.words) == (MALFORMED, words)
     for more in (("deactivate",), ("activate", "x")):
         ended = helper.run("https://127.0.0.1:1", *more)
-        words = "wrong use; kbs URL CA_FILE VOLUME MACHINE FOLDER [activate]\n"
+        words = "wrong use; kbs URL CA_FILE VOLUME MACHINE FOLDER [activate|snp]\n"
         assert (ended.code, ended.words) == (MALFORMED, words)

@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -752,18 +753,15 @@ class Provider:
         for name in ("securityfs/tpm0", "run", "conf/data.d"):
             (folder / name).mkdir(parents=True)
         text = (ROOT / "initrd/unlock.d/kbs").read_text()
-        for old, new in (("/sys/kernel/security", folder / "securityfs"), ("/run/unlock", folder / "run")):
-            assert old in text
-            text = text.replace(old, str(new))
+        assert "/sys/kernel/security" in text
         self.script = folder / "provider"
-        self.script.write_text(text)
+        self.script.write_text(text.replace("/sys/kernel/security", str(folder / "securityfs")))
         (folder / "conf/data.d/kbs-ca.pem").write_bytes(self.helper.authority.read_bytes())
         (self.helper.library / "kbs").symlink_to(self.helper.program)
 
-    def run(self, url: str, **options: str) -> Ended:
+    def run(self, url: str, seconds: int = 20, **options: str) -> Ended:
         conf = self.helper.folder / "conf/data.conf"
         values = {
-            "PROVIDER_TIMEOUT": "20",
             "KBS_URL": url,
             "KBS_VOLUME": "disk",
             "KBS_MACHINE": "",
@@ -775,14 +773,14 @@ class Provider:
             "UNLOCK_CONF": str(conf),
             "UNLOCK_PURPOSE": "format",
             "UNLOCK_KIND": "volume-key",
+            "UNLOCK_SECONDS": str(seconds),
+            "UNLOCK_FOLDER": tempfile.mkdtemp(dir=self.helper.folder / "run"),
             "GOLDSMITH_LIB": str(self.helper.library),
             "GOLDSMITH_EVENT_LOG": str(self.helper.log),
             "GOLDSMITH_MEASURE_LOG": str(self.helper.folder / "measure-log"),
         }
         shell = [require_tool(self.shell), *(["sh"] if self.shell == "busybox" else [])]
-        ended = self.helper.execute([*shell, str(self.script)], environment, 40)
-        assert list((self.helper.folder / "run").iterdir()) == []
-        return ended
+        return self.helper.execute([*shell, str(self.script)], environment, 40)
 
 
 @pytest.fixture(params=["dash", "busybox"])
@@ -793,9 +791,6 @@ def provider(request: pytest.FixtureRequest, helper: Helper) -> Provider:
 def test_the_provider(provider: Provider, authority: Authority) -> None:
     conversation = Conversation()
     with Server(answering(conversation.reply), authority.server()) as server:
-        left = provider.helper.folder / "run/data.kbs"
-        left.mkdir()
-        (left / "quote").write_bytes(b"of an earlier run")
         assert provider.run(server.url) == Ended(0, KEY, "")
         assert conversation.asked[0] == ("/v1/challenge", {"schema": 1, "volume": "disk"})
         assert provider.run(server.url, KBS_MACHINE="a b", KBS_ACTIVATE="yes") == Ended(0, KEY, "")
@@ -810,7 +805,7 @@ def test_the_provider(provider: Provider, authority: Authority) -> None:
             assert provider.run(server.url).code == code
         server.script = silent
         start = time.monotonic()
-        ended = provider.run(server.url, PROVIDER_TIMEOUT="2")
+        ended = provider.run(server.url, seconds=2)
         assert (ended.code, time.monotonic() - start < 5) == (LATER, True)
         assert ended.words.startswith("the TLS handshake with 127.0.0.1 took too long; ")
 

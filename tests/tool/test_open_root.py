@@ -60,7 +60,7 @@ def open_root(
     for path, stand_in in (
         ("/usr/lib/goldsmith/dmtable", "dmtable"),
         ("/run/verity", "verity"),
-        ("/dev/mapper/root", "mapped"),
+        ("/dev/mapper/$1", "mapped"),
     ):
         assert path in script
         script = script.replace(path, f"{folder}/{stand_in}")

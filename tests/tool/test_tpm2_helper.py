@@ -19,10 +19,12 @@ from recipes.formats.tpm2_nv import rollback_counter
 from recipes.formats.tpm2_public import Public, endorsement_public, read_sized_public
 from recipes.formats.tpm2_signature import read_signature
 from recipes.formats.tpm2_token import DEFAULT_BLOB_SIZE
+from recipes.golden.unlock import Rollback
 from recipes.measure.quote import Evidence, Expectation, check_attestation_key, verify_quote
-from recipes.measure.tpm_policy import Operation, PolicySession, RollbackLimit, phase_policies
+from recipes.measure.tpm_policy import Operation, PolicySession
 from recipes.measure.trace import HashAlgorithm, measured
 from recipes.measure.userspace import phase_step
+from tests.tool.boot_policies import unlock_digest
 from tests.tool.built_helpers import SANITIZER_STATUS
 from tests.tool.software_tpm import SoftwareTpm
 from tests.tool.test_tpm_policy import boot, boot_trace, extend, nv_public, pcr_values, trial
@@ -272,13 +274,12 @@ def test_the_digest_under_a_counter_is_what_is_signed(machine: TpmMachine) -> No
     """Also when the counter is above the release already: it says what ought to be signed."""
     handle = f"{COUNTER:#x}"
     machine.run("raise", handle, 5).good()
-    limit = RollbackLimit(counter_name=rollback_counter(COUNTER).written().name, release=3)
-    (policy,) = phase_policies(boot_trace(), limit=limit)
+    digest = unlock_digest(boot_trace(), rollback=Rollback(COUNTER, 3))
     found = machine.run("digest", "sha256", "11", "counter", handle, 3).good().out
-    assert found == policy.digest.hex().encode() + b"\n"
+    assert found == digest.hex().encode() + b"\n"
     operand = machine.tools.write("operand", (3).to_bytes(8, "big"))
     session = PolicySession()
-    session.policy_nv(limit.counter_name, operand.read_bytes(), Operation.UNSIGNED_LE)
+    session.policy_nv(rollback_counter(COUNTER).written().name, operand.read_bytes(), Operation.UNSIGNED_LE)
     assert found.decode().strip() == session.policy_pcr(pcr_values(machine.tools, "sha256:11")).hex()
 
 

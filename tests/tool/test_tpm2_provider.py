@@ -26,10 +26,11 @@ from recipes.formats.luks2_model import Expected, KdfBounds, Pbkdf2, TokenShape
 from recipes.formats.luks2_template import check, template
 from recipes.formats.tpm2_nv import FORMAT_MARKER
 from recipes.formats.tpm2_token import blob_place, literal_shape, signed_shape
-from recipes.measure.tpm_policy import PHASE_PATHS, PcrValue, PolicySession, phase_policies
+from recipes.measure.tpm_policy import PcrValue, PolicySession
 from recipes.measure.trace import HashAlgorithm
 from recipes.measure.userspace import phase_step
 from tests.support import ROOT, require_tool
+from tests.tool.boot_policies import phase_policies
 from tests.tool.software_tpm import SoftwareTpm
 from tests.tool.test_tpm2_helper import COUNTER
 from tests.tool.test_tpm_policy import boot, boot_trace, extend, pcr_values, public_pem
@@ -239,7 +240,7 @@ def test_the_entry_of_this_boot_is_found_among_others(
     key = guest.format()
     stranger = Signer(tmp_path)
     banks = (HashAlgorithm.SHA1, HashAlgorithm.SHA256, HashAlgorithm.SHA384)
-    policies = phase_policies(boot_trace(), banks=banks, paths=PHASE_PATHS)
+    policies = phase_policies(boot_trace(), banks)
     every = [pcrsig.sign(signer.key, each.value.algorithm.value, [11], each.digest) for each in policies]
     # another key approved the same policy: it comes first, and its signature does not count
     guest.sign([stranger.entry(), *every])

@@ -29,20 +29,19 @@ from recipes.formats.tpm2_public import (
     external_public,
     read_sized_public,
 )
+from recipes.golden.unlock import Rollback
 from recipes.measure import stub, tpm
 from recipes.measure.stub import StubInputs
 from recipes.measure.tpm_policy import (
-    PHASE_PATHS,
     RH_ENDORSEMENT,
     Operation,
     PcrValue,
     PolicySession,
-    RollbackLimit,
-    phase_policies,
 )
 from recipes.measure.trace import HashAlgorithm, Trace, measured
 from recipes.measure.userspace import phase_step
 from tests.support import require_tool
+from tests.tool.boot_policies import PHASE_PATHS, phase_policies, unlock_digest
 from tests.tool.software_tpm import SoftwareTpm
 from tests.unit.measure_images import kernel, uki
 
@@ -305,8 +304,9 @@ def test_the_signed_policy_opens_one_phase_of_one_boot(
     signer: rsa.RSAPrivateKey, bank: HashAlgorithm
 ) -> None:
     trace = boot_trace()
-    (policy,) = phase_policies(trace, banks=[bank])
-    entry = pcrsig.sign(signer, bank.value, [11], policy.digest)
+    entry = pcrsig.sign(signer, bank.value, [11], unlock_digest(trace, bank=bank))
+    (policy,) = phase_policies(trace, [bank], [("enter-initrd",)])
+    assert policy.digest == entry.policy
     with SoftwareTpm() as software:
         sealed = Sealed(software, signer)
         boot(software, trace)
@@ -320,13 +320,11 @@ def test_the_signed_policy_opens_one_phase_of_one_boot(
 
 def test_an_update_opens_and_a_rollback_is_refused(signer: rsa.RSAPrivateKey) -> None:
     """Three releases of one signer; the counter is raised after the second's first good boot."""
-    counter = rollback_counter(COUNTER)
     trace = boot_trace()
     entries = {}
     for release in (1, 2, 3):
-        limit = RollbackLimit(counter_name=counter.written().name, release=release)
-        (policy,) = phase_policies(trace, limit=limit)
-        entries[release] = pcrsig.sign(signer, "sha256", [11], policy.digest)
+        digest = unlock_digest(trace, rollback=Rollback(COUNTER, release))
+        entries[release] = pcrsig.sign(signer, "sha256", [11], digest)
     with SoftwareTpm() as software:
         index = f"{COUNTER:#x}"
         software.run(
@@ -381,7 +379,7 @@ def test_systemd_measure_signs_the_same(
     if paths != PHASE_PATHS:
         options += [f"--phase={':'.join(path)}" for path in paths]
     theirs = systemd_measure(busy, signer, *options)
-    policies = phase_policies(boot_trace(), paths=paths)
+    policies = phase_policies(boot_trace(), [SHA256], paths)
     ours = [pcrsig.sign(signer, "sha256", [11], each.digest) for each in policies]
     assert pcrsig.render(ours) == theirs
     read = pcrsig.parse(theirs, "systemd-measure")
@@ -399,7 +397,7 @@ def test_systemd_measure_has_the_same_policies_in_every_bank(
     with SHA-256 in every bank, as the test that opens a secret in the SHA-384 bank shows.
     """
     theirs = pcrsig.parse(systemd_measure(busy, signer), "systemd-measure")
-    policies = phase_policies(boot_trace(), banks=HashAlgorithm, paths=PHASE_PATHS)
+    policies = phase_policies(boot_trace(), list(HashAlgorithm))
     ours = [pcrsig.sign(signer, each.value.algorithm.value, [11], each.digest) for each in policies]
     assert len(theirs) == 4 * len(PHASE_PATHS)
     for entry, own in zip(theirs, ours, strict=True):

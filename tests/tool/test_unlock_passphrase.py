@@ -48,6 +48,7 @@ class Console:
             "UNLOCK_PURPOSE": purpose,
             "UNLOCK_ATTEMPT": str(attempt),
             "UNLOCK_CONF": str(self.folder / "conf"),
+            "UNLOCK_SECONDS": (self.folder / "seconds").read_text(),
             "PATH": os.environ["PATH"],
         }
         with key.open("wb") as out, words.open("wb") as err:
@@ -92,7 +93,8 @@ def _console(folder: Path, providers: str, timeout: int) -> Iterator[Console]:
         script = (ROOT / "initrd/unlock.d/passphrase").read_text()
         assert "/dev/console" in script
         (folder / "passphrase").write_text(script.replace("/dev/console", os.ttyname(terminal)))
-        (folder / "conf").write_text(f"PROVIDERS='{providers}'\nPROVIDER_TIMEOUT='{timeout}'\n")
+        (folder / "conf").write_text(f"PROVIDERS='{providers}'\n")
+        (folder / "seconds").write_text(str(timeout))
         yield Console(folder, master, terminal)
     finally:
         os.close(master)

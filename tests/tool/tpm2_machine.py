@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from recipes.formats import pcrsig
 from recipes.formats.tpm2 import sized
-from recipes.formats.tpm2_nv import rollback_counter
 from recipes.formats.tpm2_public import external_public
-from recipes.measure.tpm_policy import PolicySession, RollbackLimit, phase_policies
+from recipes.golden.unlock import Rollback
+from recipes.measure.tpm_policy import PolicySession
+from tests.tool.boot_policies import unlock_digest
 from tests.tool.built_helpers import SANITIZER_OPTIONS, helper
 from tests.tool.software_tpm import SoftwareTpm
 from tests.tool.test_tpm_policy import boot_trace
@@ -113,9 +114,5 @@ class Signer:
 
     def entry(self, *, counter: int | None = None, release: int = 0) -> pcrsig.PcrSignature:
         """The policy of the synthetic boot in ``enter-initrd``, signed."""
-        limit = None
-        if counter is not None:
-            name = rollback_counter(counter).written().name
-            limit = RollbackLimit(counter_name=name, release=release)
-        (policy,) = phase_policies(boot_trace(), limit=limit)
-        return pcrsig.sign(self.key, "sha256", [11], policy.digest)
+        rollback = None if counter is None else Rollback(counter, release)
+        return pcrsig.sign(self.key, "sha256", [11], unlock_digest(boot_trace(), rollback=rollback))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,8 @@ def test_the_environment_becomes_doit(
     started: list[tuple[Path, list[str], str]] = []
 
     def execve(path: Path, argv: list[str], environment: dict[str, str]) -> None:
+        # doit's Python lets an interrupt in once it has words for it.
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         started.append((path, argv, environment.get("GOLDSMITH_LOCKED", "")))
 
     monkeypatch.setattr(os, "execve", execve)

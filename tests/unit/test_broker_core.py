@@ -17,7 +17,7 @@ from recipes.broker.audit import AuditLog
 from recipes.broker.core import Broker
 from recipes.broker.limits import Rate
 from recipes.broker.policy import VolumeRule
-from recipes.broker.trust import EnrolledKeys, ReportedKeys
+from recipes.broker.trust import EnrolledKeys
 from recipes.errors import SpecError
 from recipes.formats.tpm2 import Alg, sized
 from recipes.formats.tpm2_attest import AttestType
@@ -419,13 +419,6 @@ def test_other_requests(harness: Harness, method: str, path: str, status: int, e
 def test_an_unknown_volume(harness: Harness) -> None:
     reply = harness.post("/v1/challenge", {"schema": 1, "volume": "root"})
     assert harness.refused(reply) == (404, "volume", "root is not kept here")
-
-
-def test_a_tee_report_has_no_verifier(tmp_path: Path) -> None:
-    harness = Harness(tmp_path, trust=ReportedKeys())
-    body = harness.guest.evidence(harness.challenge()) | {"report": b64(b"report")}
-    what = "no verifier of TEE reports is built in; the operator can enrol keys or pin endorsement CAs"
-    assert harness.refused(harness.attest(body)) == (403, "report", what)
 
 
 @pytest.mark.parametrize(

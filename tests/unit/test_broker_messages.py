@@ -23,7 +23,12 @@ ACTIVATE: dict[str, Any] = {
     "ak_public": b64(b"key"),
     "ek_certificates": [b64(b"one"), b64(b"two")],
 }
-OPTIONAL = {"measure_log": b64(b"log"), "activation": b64(b"answer"), "report": b64(b"report")}
+OPTIONAL = {
+    "measure_log": b64(b"log"),
+    "activation": b64(b"answer"),
+    "report": b64(b"report"),
+    "report_certificates": b64(b"table"),
+}
 
 
 def text(value: object) -> bytes:
@@ -35,9 +40,11 @@ def test_requests() -> None:
     assert read_challenge(b'{"schema":1,"volume":"a"}') == ChallengeRequest("a")
     assert read_activate(text(ACTIVATE)).ek_certificates == (b"one", b"two")
     plain = read_attest(text(ATTEST))
-    assert (plain.measure_log, plain.activation, plain.report) == (None, b"", b"")
+    assert (plain.measure_log, plain.activation) == (None, b"")
+    assert (plain.report, plain.report_certificates) == (b"", b"")
     full = read_attest(text(ATTEST | OPTIONAL))
-    assert (full.measure_log, full.activation, full.report) == (b"log", b"answer", b"report")
+    assert (full.measure_log, full.activation) == (b"log", b"answer")
+    assert (full.report, full.report_certificates) == (b"report", b"table")
     assert full.session == SESSION
 
 
@@ -106,7 +113,8 @@ BAD_FIELDS = [
     ("event_log", b64(bytes(262145)), "262145 bytes; at most 262144 are read"),
     ("measure_log", b64(bytes(65537)), "65537 bytes; at most 65536 are read"),
     ("activation", b64(bytes(65)), "65 bytes; at most 64 are read"),
-    ("report", b64(bytes(16385)), "16385 bytes; at most 16384 are read"),
+    ("report", b64(bytes(4097)), "4097 bytes; at most 4096 are read"),
+    ("report_certificates", b64(bytes(16385)), "16385 bytes; at most 16384 are read"),
     *(
         ("ephemeral", b64(value), "not an uncompressed point on P-256, 65 bytes that start with 04")
         for value in (b"", b"\x04" + bytes(63), b"\x02" + bytes(64), b"\x02" + bytes(32))

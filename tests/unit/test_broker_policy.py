@@ -13,7 +13,7 @@ from recipes.broker.clock import Clock
 from recipes.broker.config import BrokerConfig, load_rules
 from recipes.broker.limits import MAX_CLIENTS, Rate, RateLimiter, client_group
 from recipes.broker.policy import ReleasePolicy, VolumeRule
-from recipes.broker.trust import ReportedKeys
+from recipes.broker.trust import EnrolledKeys
 from recipes.errors import SpecError
 from recipes.golden.manifest import GoldenMachine, Omitted, Policy, RegisterPolicy
 from recipes.measure.trace import HashAlgorithm
@@ -230,7 +230,7 @@ NO_CERTIFICATE = (
 
 
 def config(**changes: Any) -> BrokerConfig:
-    return BrokerConfig(golden=(), keys=Path("keys"), trust=ReportedKeys(), **changes)
+    return BrokerConfig(golden=(), keys=Path("keys"), trust=EnrolledKeys({}), **changes)
 
 
 @pytest.mark.parametrize(

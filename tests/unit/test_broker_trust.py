@@ -314,9 +314,9 @@ def test_keys_are_enrolled_as_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.pub").write_bytes(sized(guest.public.pack()))
     (tmp_path / "README").write_text("not a key")
     trust = EnrolledKeys.read(tmp_path)
-    assert [trust.admit(guest.public, Proof()) for guest in guests.values()] == list(guests)
+    assert [trust.admit(guest.public, Proof(), NOW) for guest in guests.values()] == list(guests)
     with pytest.raises(RefusedError) as caught:
-        trust.admit(Guest().public, Proof())
+        trust.admit(Guest().public, Proof(), NOW)
     assert (caught.value.status, caught.value.field) == (403, "ak")
 
 
@@ -325,16 +325,16 @@ def test_the_same_numbers_under_other_attributes_are_another_key() -> None:
     trust = EnrolledKeys({"host-1": guest.public})
     changed = replace(guest.public, attributes=guest.public.attributes | Attribute.NO_DA)
     with pytest.raises(RefusedError):
-        trust.admit(changed, Proof())
+        trust.admit(changed, Proof(), NOW)
 
 
 def test_a_key_is_enrolled_while_the_broker_runs(tmp_path: Path) -> None:
     guest, trust = Guest(), EnrolledKeys.read(tmp_path)
     assert len(trust) == 0
     with pytest.raises(RefusedError, match="not enrolled"):
-        trust.admit(guest.public, Proof())
+        trust.admit(guest.public, Proof(), NOW)
     (tmp_path / "host-1.pub").write_bytes(sized(guest.public.pack()))
-    assert trust.admit(guest.public, Proof()) == "host-1"
+    assert trust.admit(guest.public, Proof(), NOW) == "host-1"
 
 
 def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
@@ -364,12 +364,12 @@ def test_enrolled_keys_that_others_may_write(tmp_path: Path, mode: int) -> None:
     trust = EnrolledKeys.read(folder)
     for place in (folder, path):
         place.chmod(mode)
-        what = rf"{place}: mode {mode:04o} lets others write; `chmod go-w` it, and look whose keys are"
+        what = rf"{place}: mode {mode:04o} lets others write; `chmod go-w` it, and look whom it makes the "
         with pytest.raises(ImageError, match=what):
             EnrolledKeys.read(folder)
         # A change for the worse is noticed later as well.
         with pytest.raises(ImageError, match=what):
-            trust.admit(Guest().public, Proof())
+            trust.admit(Guest().public, Proof(), NOW)
         place.chmod(0o755)
 
 
@@ -377,7 +377,7 @@ def test_enrolled_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.Mon
     tmp_path.chmod(0o755)
     real = os.stat_result
     monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 4711, 0, 0, 0, 0, 0)))
-    with pytest.raises(ImageError, match=r"belongs to user 4711, this is user \d+; enrolled keys must"):
+    with pytest.raises(ImageError, match=r"belongs to user 4711, this is user \d+; whom to believe is its"):
         EnrolledKeys.read(tmp_path)
     monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 0, 0, 0, 0, 0, 0)))
     assert len(EnrolledKeys.read(tmp_path)) == 0

@@ -13,9 +13,9 @@ from recipes.commands import diff, explain, measure, metadata, stability, verify
 # Every option that has one value, by its command.
 SINGLE = {
     "measure": ["--profile", "--dtb"],
-    "explain": ["--machine", "--profile", "--dtb"],
-    "diff": ["--machine", "--with"],
-    "verify": ["--machine", "--report", "--event-log"],
+    "explain": ["--machine", "--disk", "--profile", "--dtb"],
+    "diff": ["--machine", "--with", "--disk", "--with-disk"],
+    "verify": ["--machine", "--disk", "--report", "--event-log"],
     "stability": ["--profile", "--vcpus", "--memory", "--ram-base", "--algorithms"],
     "metadata verify": ["--public-key", "--rim"],
 }

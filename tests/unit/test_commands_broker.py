@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipes.__main__ import main
+from tests.unit.snp_samples import real_roots
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,32 @@ from recipes.__main__ import main
         (["--golden", "g"], "broker: where are the volumes' keys? name their folder with --keys"),
         (
             ["--golden", "g", "--keys", "k"],
-            "broker: whose TPMs are trusted? name attestation keys with --enrolled or CAs with --endorsed-by",
+            (
+                "broker: whose TPMs are trusted? name attestation keys with --enrolled, CAs with "
+                "--endorsed-by, or AMD's roots with --tee-roots; correct PCRs under an unknown key prove "
+                "nothing\n"
+            ),
+        ),
+        (
+            ["--golden", "g", "--keys", "k", "--tee-roots", "r"],
+            (
+                "broker: which guests have their TPM inside? name their launch measurements with "
+                "--tee-measurements; a report of any other guest proves nothing\n"
+            ),
+        ),
+        *(
+            (
+                ["--golden", "g", "--keys", "k", "--enrolled", "e", option, value],
+                (
+                    f"broker: {option} is for reports, which only --tee-roots accepts; "
+                    "leave it out, or name the roots\n"
+                ),
+            )
+            for option, value in (
+                ("--tee-measurements", "m"),
+                ("--tee-vmpl", "0"),
+                ("--tee-minimum-tcb", "Milan:snp=1"),
+            )
         ),
     ],
 )
@@ -62,6 +88,48 @@ def test_rules_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture
     assert started(tmp_path, "--rules", str(rules), "--accept-omitted") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"goldsmith: {rules}: byte 3 is no UTF-8; save the rules as UTF-8"
+
+
+def test_trust_in_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What its options say is read before a port is opened, and each of them is used."""
+    golden, keys, roots = tmp_path / "golden.json", tmp_path / "keys", tmp_path / "roots"
+    golden.write_text(GOLDEN)
+    keys.mkdir(mode=0o700)
+    roots.mkdir(mode=0o755)
+    (roots / "milan.pem").write_bytes(real_roots("milan-v2"))
+    measurements = tmp_path / "measurements"
+    measurements.write_text("ab" * 48)
+    for path in (measurements, roots / "milan.pem"):
+        path.chmod(0o644)
+
+    def said(*more: str) -> str:
+        words = ["--golden", str(golden), "--keys", str(keys), "--tee-roots", str(roots), "--port=-1"]
+        assert main(["broker", *words, "--tee-measurements", str(measurements), *more]) == 2
+        return capsys.readouterr().err.splitlines()[-1].removeprefix("goldsmith: ")
+
+    assert said("--tee-vmpl=3", "--tee-minimum-tcb=Milan:snp=24").startswith("broker: port -1 is not within")
+    assert said("--tee-vmpl=4") == "VMPL 4 is not 0 to 3; 0 is the usual one"
+    what = "Milan has no part 'x'; known: bootloader, microcode, snp, tee"
+    assert said("--tee-minimum-tcb=Milan:x=1") == f"minimum TCB 'Milan:x=1': {what}"
+    measurements.write_text("ab")
+    what = "line 1 is no launch measurement; write its 96 hexadecimal digits"
+    assert said() == f"{measurements}: {what}"
+    measurements.write_text("ab" * 48)
+    (roots / "milan.pem").unlink()
+    assert said().startswith(f"{roots}: no ASK in a PEM file, so no report is believed; ")
+
+
+def test_the_help_says_what_a_report_does_not_prove(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["broker", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "That shows a TPM inside the guest only where the launch measurement covers the TPM",
+        "any other guest may have been given the host's TPM",
+        "Spec-only: never tried with a guest on such hardware",
+        "Without it firmware with known holes will do",
+    ):
+        assert words in printed
 
 
 def test_two_kinds_of_trust_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,15 @@ from typing import BinaryIO
 import pytest
 
 from recipes.disks import format as disk_format
-from recipes.disks.format import DiskFormat, check_carries, derived_bytes, derived_uuid, lookup, registry
+from recipes.disks.format import (
+    DiskFormat,
+    aligned_size,
+    check_carries,
+    derived_bytes,
+    derived_uuid,
+    lookup,
+    registry,
+)
 from recipes.disks.raw import Raw
 from recipes.disks.source import Progress, RawDisk
 from recipes.errors import FormatError, SpecError
@@ -26,9 +34,6 @@ class Reversed:
     firmware: frozenset[str] = frozenset({"uefi"})
     max_size: int = 4096
     alignment: int = 1024
-
-    def virtual_size(self, size: int) -> int:
-        return disk_format.aligned_size(self, size)
 
     def write(self, disk: RawDisk, out: BinaryIO, *, seed: bytes, progress: Progress | None = None) -> None:
         out.write(disk.read(0, disk.size)[::-1])
@@ -143,9 +148,9 @@ def test_what_a_format_cannot_carry() -> None:
 
 def test_the_size_rule() -> None:
     sizes = {512: 1024, 1024: 1024, 1536: 2048, 4096: 4096}
-    assert {size: reversed_format.virtual_size(size) for size in sizes} == sizes
+    assert {size: aligned_size(reversed_format, size) for size in sizes} == sizes
     with pytest.raises(FormatError) as caught:
-        reversed_format.virtual_size(4608)
+        aligned_size(reversed_format, 4608)
     want = "disk format reversed: a disk of 5120 bytes is larger than 4096, the most this format holds"
     assert str(caught.value) == f"{want}; make it smaller or choose another format"
 

@@ -2,28 +2,22 @@ from __future__ import annotations
 
 import gzip
 import io
-import random
 import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from recipes.disks.format import lookup
+from recipes.disks.format import aligned_size
 from recipes.disks.gce import Gce, tar_pieces
-from recipes.disks.gzip_pieces import gzip_pieces, rechunked
 from recipes.disks.source import RawDisk
 from recipes.errors import FormatError
+from recipes.formats.gzip import gzip_pieces
 from recipes.units import GIB, KIB, MIB
 from tests.unit.test_disks_source import disk_of
 from tests.unit.test_disks_vhd import scattered, write
-
-QUIET = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def tar_of(disk: RawDisk) -> bytes:
@@ -83,9 +77,9 @@ def test_octal_goes_up_to_8_gib() -> None:
 
 def test_the_size_rule() -> None:
     sizes = {512: GIB, GIB: GIB, GIB + 512: 2 * GIB, 65536 * GIB: 65536 * GIB}
-    assert {size: Gce().virtual_size(size) for size in sizes} == sizes
+    assert {size: aligned_size(Gce(), size) for size in sizes} == sizes
     with pytest.raises(FormatError) as caught:
-        Gce().virtual_size(65536 * GIB + 512)
+        aligned_size(Gce(), 65536 * GIB + 512)
     want = "disk format gce: a disk of 70369817919488 bytes is larger than 70368744177664, "
     want += "the most this format holds; make it smaller or choose another format"
     assert str(caught.value) == want
@@ -96,38 +90,6 @@ def test_the_seed_is_for_nothing(tmp_path: Path) -> None:
     assert write(Gce(), data, tmp_path).read_bytes() == write(Gce(), data, tmp_path, seed=b"x").read_bytes()
 
 
-def test_the_exact_one_is_the_same_tar_without_zlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = scattered(MIB, 0, 70_000)
-    plain = gzip.decompress(write(Gce(), data, tmp_path).read_bytes())
-    monkeypatch.delattr(zlib, "compressobj")
-    monkeypatch.delattr(zlib, "compress")
-    assert gzip.decompress(write(lookup("gce-exact"), data, tmp_path).read_bytes()) == plain
-
-
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("size", [0, 1, 128 * KIB, 512 * KIB - 1, 512 * KIB, 512 * KIB + 1, 2 * MIB + 17])
-def test_gzip_unpacks_and_does_not_depend_on_workers(size: int, exact: bool) -> None:
-    if exact and size > MIB:
-        size = 300 * KIB
-    noise = random.Random(size).randbytes(size // 2)
-    data = noise + noise[: size - len(noise)]
-    made = []
-    for workers in (1, 2, 3):
-        out = io.BytesIO()
-        gzip_pieces([data[:1000], data[1000:]], out, exact=exact, workers=workers)
-        made.append(out.getvalue())
-    assert gzip.decompress(made[0]) == data
-    assert made[0] == made[1] == made[2]
-    assert made[0][:10] == bytes.fromhex("1f8b08000000000000ff")
-
-
-def test_a_chunk_points_back_into_the_one_before() -> None:
-    noise = random.Random(1).randbytes(16 * KIB)
-    out = io.BytesIO()
-    gzip_pieces([noise * 64], out)
-    assert len(out.getvalue()) < 2 * len(noise)
-
-
 def test_a_failure_in_the_source_comes_through() -> None:
     with disk_of(b"\x01" * 2 * MIB) as disk:
         pieces = tar_pieces(disk)
@@ -135,12 +97,3 @@ def test_a_failure_in_the_source_comes_through() -> None:
         disk.file.truncate(MIB)
         with pytest.raises(FormatError, match="it had 2097152 bytes and now ends at 1048576"):
             gzip_pieces(pieces, io.BytesIO())
-
-
-@QUIET
-@given(st.lists(st.binary(max_size=40)), st.integers(1, 30))
-def test_rechunked(pieces: list[bytes], size: int) -> None:
-    found = list(rechunked(pieces, size))
-    assert b"".join(found) == b"".join(pieces)
-    assert all(len(piece) == size for piece in found[:-1])
-    assert all(0 < len(piece) <= size for piece in found)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from recipes.disks.format import lookup
+from recipes.disks.format import aligned_size, lookup
 from recipes.disks.ova import Ova
 from recipes.disks.source import Progress, RawDisk
 from recipes.disks.vmdk import Sink, StreamOptimizedVmdk
@@ -136,4 +136,4 @@ def test_titles_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_registered() -> None:
     assert lookup("ova") == Ova()
-    assert (Ova().max_size, Ova().alignment, Ova().virtual_size(512)) == (1 << 41, GRAIN, GRAIN)
+    assert (Ova().max_size, Ova().alignment, aligned_size(Ova(), 512)) == (1 << 41, GRAIN, GRAIN)

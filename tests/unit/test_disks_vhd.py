@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.disks.format import DiskFormat
+from recipes.disks.format import DiskFormat, aligned_size
 from recipes.disks.source import RawDisk
 from recipes.disks.vhd import FixedVhd
 from recipes.disks.vhd_dynamic import DynamicVhd
@@ -158,9 +158,9 @@ def test_geometry(sectors: int, cylinders_heads_sectors: tuple[int, int, int]) -
 @pytest.mark.parametrize("disk_format", [FixedVhd(), DynamicVhd()], ids=lambda item: item.name)
 def test_the_size_rule(tmp_path: Path, disk_format: DiskFormat) -> None:
     sizes = {512: MIB, MIB: MIB, MIB + 512: 2 * MIB, 2040 * GIB: 2040 * GIB}
-    assert {size: disk_format.virtual_size(size) for size in sizes} == sizes
+    assert {size: aligned_size(disk_format, size) for size in sizes} == sizes
     with pytest.raises(FormatError) as caught:
-        disk_format.virtual_size(2040 * GIB + 512)
+        aligned_size(disk_format, 2040 * GIB + 512)
     want = f"disk format {disk_format.name}: a disk of 2190434369536 bytes is larger than 2190433320960, "
     want += "the most this format holds; make it smaller or choose another format"
     assert str(caught.value) == want

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.disks.format import aligned_size
 from recipes.disks.source import RawDisk
 from recipes.disks.vhdx import Vhdx, block_size_of
 from recipes.errors import FormatError
@@ -188,9 +189,9 @@ def test_bitmap_entries_stand_between_the_blocks(tmp_path: Path, size: int) -> N
 
 def test_the_size_rule() -> None:
     sizes = {512: MIB, MIB: MIB, MIB + 512: 2 * MIB, 64 * TIB: 64 * TIB}
-    assert {size: Vhdx().virtual_size(size) for size in sizes} == sizes
+    assert {size: aligned_size(Vhdx(), size) for size in sizes} == sizes
     with pytest.raises(FormatError) as caught:
-        Vhdx().virtual_size(64 * TIB + 512)
+        aligned_size(Vhdx(), 64 * TIB + 512)
     want = "disk format vhdx: a disk of 70368745226240 bytes is larger than 70368744177664, "
     want += "the most this format holds; make it smaller or choose another format"
     assert str(caught.value) == want

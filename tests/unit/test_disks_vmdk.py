@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.disks.compressed import DEFLATE, Codec
+from recipes.disks.compressed import ZLIB, Codec
 from recipes.disks.format import lookup
 from recipes.disks.source import RawDisk
 from recipes.disks.vmdk import StreamOptimizedVmdk
@@ -29,13 +29,14 @@ def noise(size: int, seed: object = 0) -> bytes:
 
 
 def stored(data: bytes) -> bytes:
-    """A DEFLATE stream of stored blocks, RFC 1951 section 3.2.4: quick to make."""
+    """A zlib stream of stored blocks, RFC 1950 and RFC 1951 section 3.2.4: quick to make."""
     half = len(data) // 2
     sizes = struct.pack("<HH", half, half ^ 0xFFFF)
-    return b"\0" + sizes + data[:half] + b"\1" + sizes + data[half:]
+    blocks = b"\0" + sizes + data[:half] + b"\1" + sizes + data[half:]
+    return b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(data))
 
 
-STORED = StreamOptimizedVmdk(codec=Codec("stored", lambda: stored, in_processes=False))
+STORED = StreamOptimizedVmdk(codec=Codec("stored", lambda: stored))
 
 
 def convert(path: Path, raw: bytes, kind: StreamOptimizedVmdk, *, seed: bytes = b"seed") -> bytes:
@@ -237,4 +238,4 @@ def test_compressed_size_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest
 
 def test_registered() -> None:
     assert lookup("vmdk") == StreamOptimizedVmdk()
-    assert replace(StreamOptimizedVmdk(), workers=2).codec is DEFLATE
+    assert replace(StreamOptimizedVmdk(), workers=2).codec is ZLIB

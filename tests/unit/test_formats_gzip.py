@@ -1,23 +1,19 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import random
 import struct
-import subprocess
-import sys
 import zlib
-from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zlib_ng import zlib_ng
 
-from recipes.formats import deflate
-from recipes.formats.gzip import compress_gzip
-from tests.support import ROOT
+from recipes.formats import gzip as gzip_format
+from recipes.formats.gzip import compress_gzip, gzip_pieces, rechunked, worker_count
 
 
 def packed(data: bytes, workers: int = 1) -> bytes:
@@ -55,15 +51,10 @@ def test_one_member_with_nothing_behind_it() -> None:
 
 
 def test_sizes_wrap_at_four_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drain(chunks: Iterable[bytes], *, workers: int) -> Iterator[bytes]:
-        for _ in chunks:
-            pass
-        yield deflate.END
-
     quarter = bytes(1 << 28)  # never touched, so it takes no memory
-    monkeypatch.setattr(deflate, "read_chunks", lambda _: iter([*[quarter] * 16, b"abc"]))
-    monkeypatch.setattr(deflate, "compress", drain)
-    monkeypatch.setattr(zlib, "crc32", lambda piece, _: len(piece))
+    monkeypatch.setattr(gzip_format, "rechunked", lambda _pieces, _size: iter([*[quarter] * 16, b"abc"]))
+    monkeypatch.setattr(gzip_format, "_blocks", lambda _window, _chunk: b"")
+    monkeypatch.setattr(zlib_ng, "crc32", lambda piece, _: len(piece))
     out = io.BytesIO()
     compress_gzip(io.BytesIO(), out)
     assert struct.unpack("<II", out.getvalue()[-8:]) == (3, 3)
@@ -85,23 +76,64 @@ def test_round_trips(parts: list[bytes], number: int) -> None:
     assert gzip.decompress(packed(data)) == data
 
 
-def test_workers_do_not_change_the_bytes() -> None:
-    data = sample(700_001)
-    assert packed(data) == packed(data, 2) == packed(data, 5)
+CHUNK = 512 * 1024
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "random"])
-def test_the_hash_seed_does_not_change_the_bytes(seed: str) -> None:
-    program = (
-        "import hashlib; from tests.unit.test_formats_gzip import packed, sample\n"
-        "print(hashlib.sha256(packed(sample(300_000), 2)).hexdigest())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": seed},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == hashlib.sha256(packed(sample(300_000))).hexdigest()
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 17])
+def test_neither_workers_nor_pieces_change_the_bytes(size: int) -> None:
+    noise = random.Random(size).randbytes(size // 2)
+    data = noise + noise[: size - len(noise)]
+    made = set()
+    for workers in (1, 2, 5):
+        for pieces in ([data], [data[:1000], data[1000:]]):
+            out = io.BytesIO()
+            gzip_pieces(pieces, out, workers=workers)
+            made.add(out.getvalue())
+    assert len(made) == 1
+    assert gzip.decompress(made.pop()) == data
+
+
+def test_a_chunk_points_back_into_the_one_before() -> None:
+    noise = random.Random(1).randbytes(16 * 1024)
+    assert len(packed(noise * 64)) < 2 * len(noise)
+
+
+def test_the_zlib_of_the_host_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    want = packed(sample(300_000))
+    for name in ("compressobj", "compress"):
+        monkeypatch.delattr(zlib, name)
+    assert packed(sample(300_000)) == want
+
+
+def test_a_failure_in_a_thread_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_window: bytes, chunk: bytes) -> bytes:
+        raise MemoryError(len(chunk))
+
+    monkeypatch.setattr(gzip_format, "_blocks", fail)
+    with pytest.raises(MemoryError, match=r"^524288$"):
+        packed(bytes(50 * CHUNK))
+
+
+def test_a_failure_of_the_output_comes_through() -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        compress_gzip(io.BytesIO(bytes(50 * CHUNK)), Full())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.binary(max_size=40)), st.integers(1, 30))
+def test_rechunked(pieces: list[bytes], size: int) -> None:
+    found = list(rechunked(pieces, size))
+    assert b"".join(found) == b"".join(pieces)
+    assert all(len(piece) == size for piece in found[:-1])
+    assert all(0 < len(piece) <= size for piece in found)
+
+
+def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert [worker_count(asked) for asked in (0, 1, 3, 100)] == [8, 1, 3, 8]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
+    assert worker_count(0) == 1

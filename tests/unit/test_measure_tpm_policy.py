@@ -6,13 +6,9 @@ from typing import Any
 import pytest
 
 from recipes.errors import MeasureError
-from recipes.formats.eventlog import EventType
 from recipes.formats.tpm2 import Alg, PcrSelection
-from recipes.formats.tpm2_nv import rollback_counter
 from recipes.formats.tpm2_public import ENDORSEMENT_POLICY
-from recipes.measure import tpm
 from recipes.measure.tpm_policy import (
-    PHASE_PATHS,
     RH_ENDORSEMENT,
     Operation,
     PcrValue,
@@ -20,9 +16,8 @@ from recipes.measure.tpm_policy import (
     RollbackLimit,
     pcr_digest,
     pcr_selections,
-    phase_policies,
 )
-from recipes.measure.trace import HashAlgorithm, Trace, measured
+from recipes.measure.trace import HashAlgorithm
 from tests.unit.tpm2_vectors import RECORD, field, pcr_values
 
 SHA1, SHA256, SHA384 = HashAlgorithm.SHA1, HashAlgorithm.SHA256, HashAlgorithm.SHA384
@@ -150,65 +145,8 @@ def test_sessions_and_operands_are_checked() -> None:
             PolicySession().policy_nv(b"", operand, Operation.EQ, offset)
 
 
-def pcr11() -> Trace:
-    step = tpm.event(11, EventType.EV_IPL, measured(b"section"), source="uki")
-    return Trace("PCR11", (step,))
-
-
-def extended(kind: str, *words: bytes) -> bytes:
-    value = bytes(hashlib.new(kind).digest_size)
-    for word in words:
-        value = hashlib.new(kind, value + hashlib.new(kind, word).digest()).digest()
-    return value
-
-
-def test_policies_of_phases() -> None:
-    found = phase_policies(pcr11(), banks=[SHA256, SHA1], paths=[(), ("enter-initrd",)])
-    assert [(each.value.algorithm, each.path) for each in found] == [
-        (SHA256, ()),
-        (SHA256, ("enter-initrd",)),
-        (SHA1, ()),
-        (SHA1, ("enter-initrd",)),
-    ]
-    assert found[0].value.value == extended("sha256", b"section")
-    assert found[1].value.value == extended("sha256", b"section", b"enter-initrd")
-    assert found[3].value.value == extended("sha1", b"section", b"enter-initrd")
-    for each in found:
-        assert each.digest == PolicySession().policy_pcr([each.value])
-        assert len(each.digest) == 32
-    assert phase_policies(pcr11()) == found[1:2]
-
-
-def test_phases_of_systemd() -> None:
-    assert [":".join(path) for path in PHASE_PATHS] == [
-        "enter-initrd",
-        "enter-initrd:leave-initrd",
-        "enter-initrd:leave-initrd:sysinit",
-        "enter-initrd:leave-initrd:sysinit:ready",
-    ]
-
-
-def test_a_release_is_compared_before_the_registers() -> None:
-    name = rollback_counter(0x01500016).written().name
-    (policy,) = phase_policies(pcr11(), limit=RollbackLimit(counter_name=name, release=7))
-    session = PolicySession()
-    session.policy_nv(name, (7).to_bytes(8, "big"), Operation.UNSIGNED_LE)
-    assert session.policy_pcr([policy.value]) == policy.digest
-    other = phase_policies(pcr11(), limit=RollbackLimit(counter_name=name, release=8))
-    assert other[0].digest != policy.digest != phase_policies(pcr11())[0].digest
-
-
 @pytest.mark.parametrize("release", [0, -1, 1 << 64])
 def test_releases_that_no_counter_shows(release: int) -> None:
     with pytest.raises(MeasureError) as caught:
-        phase_policies(pcr11(), limit=RollbackLimit(counter_name=bytes(34), release=release))
+        RollbackLimit(counter_name=bytes(34), release=release).operand()
     assert str(caught.value) == f"release {release}: no NV counter shows it; use 1 to 2**64-1"
-
-
-def test_other_traces_and_phases_are_refused() -> None:
-    with pytest.raises(MeasureError) as caught:
-        phase_policies(Trace("PCR12", ()))
-    assert str(caught.value) == "PCR12: boot phases are measured into PCR11; give its trace"
-    with pytest.raises(MeasureError) as caught:
-        phase_policies(pcr11(), paths=[("enter-initrd", "")])
-    assert str(caught.value) == "phase path 'enter-initrd:' has an empty phase; remove a colon"

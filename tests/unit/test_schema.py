@@ -89,6 +89,23 @@ def test_lists_make_every_combination_and_name_what_varies(tmp_path: Path) -> No
             "modules: [erofs], on_failure: shell",
             "a release never gives a shell; use panic, or set profile: dev",
         ),
+        ("data: {", "disk: {formats: [raw, vhd, vhd]}\ndata: {", "8:28: disk format 'vhd' is listed twice"),
+        ("data: {", "disk: {esp_size: 8MiB}\ndata: {", "disk.esp_size must be at least 34MiB"),
+        (
+            "data: {",
+            "golden: {wildcards: [{register: PCR24, event: EV_IPL, reason: a reason}]}\ndata: {",
+            "golden.wildcards[0].register: 'PCR24' is not allowed; write for example PCR5",
+        ),
+        (
+            "data: {",
+            "golden: {wildcards: [{register: PCR5, event: gpt, reason: a reason}]}\ndata: {",
+            "golden.wildcards[0].event: 'gpt' is not allowed; write for example EV_EFI_GPT_EVENT",
+        ),
+        (
+            "data: {",
+            "golden: {wildcards: [{register: PCR5, event: EV_EFI_GPT_EVENT}]}\ndata: {",
+            "golden.wildcards[0]: key 'reason' is missing",
+        ),
     ],
 )
 def test_values_that_cannot_be(tmp_path: Path, before: str, after: str, message: str) -> None:

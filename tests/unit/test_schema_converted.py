@@ -81,6 +81,13 @@ def test_the_root_has_a_header_whatever_could_be_opened(tmp_path: Path) -> None:
     assert header.value == "luks2"
 
 
+@pytest.mark.parametrize("modules", ["", "\n  modules: [dm_jindisk]", "\n  modules: [ext4, dm-jindisk]"])
+def test_a_device_for_jindisk(tmp_path: Path, modules: str) -> None:
+    assert load(tmp_path, RECIPE).recipe.root.jindisk is None
+    text = RECIPE.replace("unlock: [kbs]", f"unlock: [kbs]\n  jindisk: /dev/disk/by-id/virtio-one{modules}")
+    assert load(tmp_path, text).recipe.root.jindisk == "/dev/disk/by-id/virtio-one"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -108,6 +115,19 @@ def test_the_root_has_a_header_whatever_could_be_opened(tmp_path: Path) -> None:
             "size: 128MiB}",
             f"sha256: {'a' * 64}}}",
             "3:48: base: sha256 is for a file that is brought; remove it",
+        ),
+        (
+            "unlock: [kbs]",
+            "unlock: [kbs]\n  jindisk: vdb",
+            "9:12: root.jindisk: 'vdb' is not allowed; write for example /dev/vdb",
+        ),
+        (
+            "unlock: [kbs]",
+            "unlock: [kbs]\n  jindisk: /dev/vdb\n  modules: [ext4]",
+            (
+                "10:12: root.modules leave out dm-jindisk, without which nothing can be done with its "
+                "tables; add it, or remove root.jindisk"
+            ),
         ),
         ("size: 128MiB", "size: 63MiB", "3:46: base.size must be whole MiB and at least 64MiB"),
         ("size: 128MiB", "size: 257MiB", "7:9: root.size is less than base.size; a root only grows"),

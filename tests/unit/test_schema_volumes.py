@@ -82,6 +82,16 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
             "{size: 64MiB, unlock: [passphrase], format: never, integrity: hmac-sha256}",
             f"{TAGS}; use if-blank, or leave integrity out",
         ),
+        *(
+            (
+                f"{{size: 64MiB, unlock: [passphrase, tpm2], format: {policy}}}",
+                (
+                    f"format {policy}: a TPM knows the volumes that it formatted, and no others; use format "
+                    "if-blank with tpm2, or another provider"
+                ),
+            )
+            for policy in ("never", "always")
+        ),
         (
             "{size: 64MiB, unlock: [ephemeral], tpm2: {}}",
             "data.tpm2 is for provider tpm2, which is not in unlock; add it there",
@@ -121,8 +131,27 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
             "release 1001 is above 1000; the TPM's counter is raised one by one",
         ),
         (
+            f"{{size: 64MiB, unlock: [tpm2], tpm2: {{release: {10**18}}}}}",
+            f"release {10**18} is above 1000; the TPM's counter is raised one by one",
+        ),
+        (
+            f"{{size: 64MiB, unlock: [tpm2], tpm2: {{release: {10**40}}}}}",
+            "data.tpm2.release: a number of 41 digits; none may have more than 40",
+        ),
+        (
             "{size: 64MiB, unlock: [kbs], kbs: {url: 'https://b:70000', ca: keys/ca.pem}}",
             "port 70000 is not 1 to 65535",
+        ),
+        (
+            "{size: 64MiB, unlock: [kbs], kbs: {url: 'https://b', ca: ca.pem, activate: true, tee: snp}}",
+            (
+                "data.kbs: activate and tee exclude each other, because a broker trusts one kind of proof; "
+                "remove one"
+            ),
+        ),
+        (
+            "{size: 64MiB, unlock: [kbs], kbs: {url: 'https://b', ca: keys/ca.pem, tee: tdx}}",
+            "data.kbs.tee: 'tdx' is not known; known: none, snp",
         ),
         (
             "{size: 64MiB, unlock: [tpm2], timeout: 3600, provider_timeout: 0}",
@@ -136,3 +165,12 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named(tmp_path: Path, data: str, said: str) -> None:
     assert mistakes(tmp_path, data) == [said]
+
+
+def test_the_place_of_a_policy_that_a_tpm_cannot_follow(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "\n  size: 64MiB\n  unlock: [tpm2]\n  format: never")
+    with pytest.raises(SpecError) as caught:
+        load_image(path, tmp_path)
+    (line,) = str(caught.value).splitlines()
+    number = path.read_text().splitlines().index("  format: never") + 1
+    assert line.split(": ")[0].endswith(f".yaml:{number}:11")

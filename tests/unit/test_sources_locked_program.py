@@ -13,11 +13,12 @@ from recipes.sources.locked_program import LockedProgram
 
 
 def test_programs_are_for_one_kind_of_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(ToolError) as caught:
         LockedProgram(FileTree(), "usr/bin/x", tmp_path)
-    what = "usr/bin/x: this machine is aarch64, the program is for x86_64; build on a machine of that kind"
-    assert str(caught.value).splitlines()[0] == what
+    advice = "the programs of locked packages are for x86-64 Linux; build there"
+    assert str(caught.value).splitlines()[0] == f"usr/bin/x: does not run on Linux aarch64; {advice}"
 
 
 def test_what_no_package_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

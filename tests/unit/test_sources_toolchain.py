@@ -23,7 +23,9 @@ test "$1 $2 $3" = "--inhibit-cache --library-path toolchain/usr/lib/x86_64-linux
 program=${4##*/}
 shift 4
 printf '%s\n' "$program $*" >>called
-env | grep -v '^\(_\|PWD\|OLDPWD\|SHLVL\)=' | sort >environment
+found=$PATH
+PATH=/usr/bin:/bin
+{ env | grep -v '^\(_\|PWD\|OLDPWD\|SHLVL\|PATH\)='; echo "PATH=$found"; } | sort >environment
 inputs= output= again=
 for word in "$@"; do
     case $again$word in
@@ -181,7 +183,7 @@ def test_what_is_wanted_is_compiled_and_linked(tmp_path: Path, monkeypatch: pyte
         "two": b"x86_64-linux-gnu-ld(%s%s)" % (compiled["two.c"], compiled["both.c"]),
     }
     assert list(found) == ["one", "two"]
-    assert (tmp_path / "environment").read_text() == "LC_ALL=C\nSOURCE_DATE_EPOCH=0\nTZ=UTC\n"
+    assert (tmp_path / "environment").read_text() == "LC_ALL=C\nPATH=\nSOURCE_DATE_EPOCH=0\nTZ=UTC\n"
     called = (tmp_path / "called").read_text().splitlines()
     assert len(called) == 3 + 3 + 2
     assert not [line for line in called if str(tmp_path) in line]
@@ -235,7 +237,7 @@ def test_another_machine_is_said_before_anything_is_run(
         made(tmp_path, {"a.c": EMPTY}, "a")
     assert str(caught.value).splitlines()[0] == (
         f"cc1: does not run on {system} {machine}; "
-        "the compiler of the locked packages is for x86-64 Linux; build there"
+        "the programs of locked packages are for x86-64 Linux; build there"
     )
     assert list(tmp_path.iterdir()) == []
 

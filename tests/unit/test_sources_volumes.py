@@ -169,6 +169,7 @@ def test_the_settings_of_a_volume_without_a_header() -> None:
         "PROVIDER_TIMEOUT='20'",
         "TOTAL_TIMEOUT='60'",
         "METADATA_SIZE='0'",
+        "CONTENT=''",
         "TOKEN='none'",
         "TOKEN_BLOB_OFFSET='0'",
         "TOKEN_BLOB_SIZE='0'",
@@ -215,6 +216,7 @@ def test_the_settings_of_a_sealed_volume() -> None:
         "PROVIDER_TIMEOUT='5'",
         "TOTAL_TIMEOUT='6'",
         "METADATA_SIZE='290816'",
+        "CONTENT=''",
         "TOKEN='systemd-tpm2'",
         f"TOKEN_BLOB_OFFSET='{offset}'",
         "TOKEN_BLOB_SIZE='136'",
@@ -614,6 +616,16 @@ PCRS = "is no list of PCRs; write one such as '4 7 11'"
         (
             replace(KEYED, header="none", files={"keyfile": bytes(63)}),
             "volume data: keyfile has 63 bytes; a volume-key has 64",
+        ),
+        *(
+            (
+                volume,
+                (
+                    "volume data: content is that of a volume without a header that the build made; use "
+                    "header none and format never, or leave it out"
+                ),
+            )
+            for volume in (replace(KEYED, content=bytes(32)), replace(DERIVED, content=bytes(32)))
         ),
         (
             replace(KEYED, files=KEY | {"escrow.pem": b"x"}),

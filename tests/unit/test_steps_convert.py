@@ -16,12 +16,14 @@ import pytest
 from recipes.errors import SpecError
 from recipes.formats import gpt
 from recipes.formats.fat_reader import FatFilesystem
+from recipes.formats.oci_tar import write_tar
+from recipes.formats.tree import FileTree
 from recipes.schema import ConvertedImage, RootSpec, load_project
 from recipes.schema.volumes import UnlockSpec
 from recipes.sources import converted_root
 from recipes.sources.converted_root import KernelTargets, RootFacts, RootPlan
-from recipes.steps import layout, volume_keys, volumes
-from recipes.steps.convert import asking, base, disk, encrypt, root
+from recipes.steps import graph, kernel, layout, volume_keys, volumes
+from recipes.steps.convert import asking, base, disk, encrypt, jindisk, root
 from recipes.units import MIB
 from tests.support import ROOT
 
@@ -225,6 +227,55 @@ def test_another_base_than_the_one_that_was_named(tmp_path: Path, made: Conversi
     with pytest.raises(SpecError, match=r"^base.path: there is no .*base.raw; put the image there"):
         convert(tmp_path)
     assert not made.plans
+
+
+def kernel_with(folder: Path, *files: str) -> dict[str, Path]:
+    """Products of the kernel step whose package has these files."""
+    tree = FileTree()
+    for name in files:
+        tree.add_file(f"usr/lib/modules/5.17.0-own/{name}", b"kernel/drivers/md/dm-jindisk.ko\n")
+    with (folder / "kernel.tar").open("wb") as out:
+        write_tar(tree, out, epoch=0)
+    facts = {"release": "5.17.0-own", "package": "linux-own", "version": "1"}
+    (folder / "kernel.json").write_text(json.dumps(facts))
+    return {"kernel_files": folder / "kernel.tar", "facts": folder / "kernel.json"}
+
+
+@pytest.mark.parametrize(
+    "files", [("updates/dm-jindisk.ko.xz",), ("kernel/drivers/md/a.ko", "modules.builtin")]
+)
+def test_tables_for_a_kernel_with_jindisk(tmp_path: Path, files: tuple[str, ...]) -> None:
+    paths = tmp_path / "format", tmp_path / "open"
+    jindisk.build(*paths, device="/dev/vdb", size=64 * MIB, **kernel_with(tmp_path, *files))
+    lines = [path.read_text().splitlines() for path in paths]
+    assert [each[-1] for each in lines] == [f"0 131072 jindisk @KEY@ @IV@ /dev/vdb {flag}" for flag in (1, 0)]
+    assert all(line.startswith("#") for each in lines for line in each[:-1])
+    assert all(each[0].startswith("# spec-only") for each in lines)
+
+
+def test_a_kernel_without_jindisk_is_named(tmp_path: Path) -> None:
+    files = kernel_with(tmp_path, "kernel/drivers/md/dm-crypt.ko")
+    with pytest.raises(SpecError) as caught:
+        jindisk.build(tmp_path / "format", tmp_path / "open", device="/dev/vdb", size=64 * MIB, **files)
+    what = "the kernel 5.17.0-own has no module dm-jindisk, which is outside of Linux"
+    assert str(caught.value) == (
+        f"root.jindisk: {what}; name a kernel package that has it, or remove the key"
+    )
+    assert list(tmp_path.glob("format")) == []
+
+
+def test_tables_are_written_where_a_device_is_named(image: ConvertedImage) -> None:
+    assert jindisk.steps(image) == ()
+    named = replace(image, recipe=replace(image.recipe, root=replace(image.recipe.root, jindisk="/dev/vdb")))
+    (step,) = jindisk.steps(named)
+    assert step.name == "jindisk:jindisk-style"
+    assert [path.name for path in step.products] == ["jindisk-format.table", "jindisk-open.table"]
+    assert set(step.inputs) == {kernel.package_files(named), kernel.kernel_facts(named)}
+    assert step in graph.converted_steps(named)
+    own = replace(named.recipe, kernel=replace(named.recipe.kernel, package=None))
+    (step,) = jindisk.steps(replace(named, recipe=own))
+    # The base's own kernel comes out of the conversion.
+    assert set(step.inputs) <= set(root.step(replace(named, recipe=own)).products)
 
 
 def test_the_steps_fit_each_other(image: ConvertedImage) -> None:

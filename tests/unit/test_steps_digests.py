@@ -90,7 +90,7 @@ def test_a_damaged_cache_costs_time_only(tmp_path: Path, text: str) -> None:
     cache = DigestCache(store)
     assert cache.sha256(path) == ABC
     cache.save()
-    assert json.loads(store.read_text())[str(path)][4] == ABC
+    assert json.loads(store.read_text())[str(path)][-1] == ABC
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -160,3 +160,43 @@ def test_intact_are_products_that_are_what_their_sidecars_say(tmp_path: Path, ca
     assert not check(None, None)
     other.unlink()
     assert not check(None, None)
+
+
+def test_another_name_of_a_file_is_not_hashed(tmp_path: Path, cache: DigestCache, hashed: list[str]) -> None:
+    path, new, kit = tmp_path / "file", tmp_path / "new", tmp_path / "kit"
+    path.write_bytes(b"abc")
+    assert cache.sha256(path) == ABC
+    new.mkdir()
+    (new / "link").hardlink_to(path)
+    assert cache.sha256(path) == ABC
+    new.rename(kit)
+    assert cache.sha256(kit / "link") == ABC
+    (kit / "link").unlink()
+    assert cache.sha256(path) == ABC
+    assert hashed == ["file"]
+
+
+def test_other_bytes_under_several_names_are_noticed(tmp_path: Path, cache: DigestCache) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_bytes(b"abd")
+    link.hardlink_to(path)
+    assert cache.sha256(path) != ABC
+    before = path.stat()
+    link.write_bytes(b"abc")
+    assert (cache.sha256(path), cache.sha256(link)) == (ABC, ABC)
+    link.write_bytes(b"abd")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.sha256(path) == cache.sha256(link) != ABC
+
+
+def test_what_an_older_version_remembered_is_forgotten(
+    tmp_path: Path, cache: DigestCache, hashed: list[str]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    stat = path.stat()
+    row = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, EMPTY]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "digests.json").write_text(json.dumps({str(path): row}))
+    assert cache.sha256(path) == ABC
+    assert hashed == ["file"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -44,7 +47,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keys"
 
 
-def volume(unlock: UnlockSpec = LUKS, name: str = "data") -> Volume:
+def volume(
+    unlock: UnlockSpec = LUKS, name: str = "data", *, policy: FormatPolicy = FormatPolicy.NEVER
+) -> Volume:
     return Volume(
         name=name,
         image="image",
@@ -52,7 +57,7 @@ def volume(unlock: UnlockSpec = LUKS, name: str = "data") -> Volume:
         partition=str(PARTITION),
         mountpoint="/var",
         unlock=unlock,
-        format=FormatPolicy.NEVER,
+        format=policy,
     )
 
 
@@ -120,12 +125,26 @@ def test_the_passphrase_opens_what_decrypts_to_the_file_system(folder: Path) -> 
     assert all(any(segment[start : start + 4096]) for start in range(0, len(segment), 4096))
 
 
-def test_without_a_header_the_key_is_the_volume_key(folder: Path) -> None:
+def follows(key: bytes, content: bytes) -> bytes:
+    """64 bytes of HKDF-SHA256 without a salt, written down from RFC 5869."""
+    secret = hmac.digest(bytes(32), key, "sha256")
+    info = b"goldsmith content key 1 " + content.hex().encode()
+    first = hmac.digest(secret, info + b"\1", "sha256")
+    return first + hmac.digest(secret, first + info + b"\2", "sha256")
+
+
+def test_without_a_header_the_key_follows_from_the_volume_key_and_the_content(folder: Path) -> None:
     data = written(folder, unlock=HEADERLESS)
     # What the unlock driver looks for: initrd/note.sh.
-    assert data[:MIB] == b"goldsmith volume 1 formatted".ljust(MIB, b"\0")
-    plain = bytes(SectorCipher(KEY, 4096).decrypt(data[MIB:]))
-    assert plain == (folder / "plain").read_bytes()
+    assert data[:512] == b"goldsmith volume 1 formatted".ljust(512, b"\0")
+    content = data[512:544]
+    assert any(content)
+    assert data[544:MIB] == bytes(MIB - 544)
+    plain = (folder / "plain").read_bytes()
+    assert bytes(SectorCipher(follows(KEY, content), 4096).decrypt(data[MIB:])) == plain
+    # The content tells nobody what it is a digest of.
+    assert content != hashlib.sha256(plain).digest()
+    assert content not in (folder / "seed").read_bytes()
 
 
 def test_the_same_is_the_same_bytes_and_another_has_another_volume_key(folder: Path) -> None:
@@ -191,9 +210,54 @@ def test_a_built_volume_that_its_initramfs_would_refuse(
         volumes.read_volume(volume(SITE))
 
 
-def test_nothing_of_a_volume_without_a_header_is_pinned() -> None:
+def test_a_release_without_a_header_does_not_open_the_volume_of_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "OUT", folder / "made")
+    site = UnlockSpec(unlock=("exec",), header=VolumeHeader.NONE)
+    (old, old_spec), (new, new_spec) = (release(folder, content, site) for content in (b"1", b"2"))
+    again, again_spec = release(folder, b"2", site)
+    assert (again, again_spec) == (new, new_spec)
+    assert old_spec.content != new_spec.content
+    assert new_spec.pinned == {}
+    plain = b"2".ljust(4 * 4096, b"\0")
+    for data, opens in ((new, True), (old, False)):
+        found = bytes(SectorCipher(follows(KEY, new_spec.content), 4096).decrypt(data[MIB:]))
+        assert (found == plain) is opens
+        # The blocks behind the first one are zero in both.
+        assert (found[4096:] == plain[4096:]) is opens
+    tree = FileTree()
+    told.add_volume(tree, new_spec)
+    assert f"\nCONTENT='{new_spec.content.hex()}'\n" in tree["etc/unlock/data.conf"].read().decode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:543],
+        lambda data: b"\0" + data[1:],
+        lambda data: data[:512] + bytes(32) + data[544:],
+        lambda _: b"",
+    ],
+    ids=["short", "no note", "no content", "empty"],
+)
+def test_a_volume_without_a_header_that_the_build_did_not_make(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(volumes, "OUT", folder / "made")
+    site = UnlockSpec(unlock=("exec",), header=VolumeHeader.NONE)
+    data, _ = release(folder, b"1", site)
+    volume(site).built_path.write_bytes(damage(data))
+    with pytest.raises(FormatError) as caught:
+        volumes.read_volume(volume(site))
+    what = "does not begin as the build writes it; build the volume again"
+    assert str(caught.value) == f"volume data: {what}"
+
+
+def test_nothing_of_a_volume_that_the_guest_makes_is_pinned() -> None:
     scratch = UnlockSpec(unlock=("ephemeral",))
-    assert volumes.read_volume(volume(scratch)).pinned == {}
+    spec = volumes.read_volume(volume(scratch, policy=FormatPolicy.ALWAYS))
+    assert (spec.pinned, spec.content) == ({}, b"")
 
 
 def test_who_makes_what_the_initramfs_pins() -> None:
@@ -281,7 +345,7 @@ def test_what_an_operator_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     spec = replace(
         HEADERLESS, escrow="escrow.pem", kbs=KbsSpec(url="https://b.example", volume="data", ca="ca.pem")
     )
-    files = volumes.read_volume(volume(spec)).files
+    files = volumes.read_volume(volume(spec, policy=FormatPolicy.IF_BLANK)).files
     assert files == {"escrow.pem": RSA, "kbs-ca.pem": b"subject=test\n" + CA}
 
 

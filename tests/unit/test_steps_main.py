@@ -1,4 +1,4 @@
-"""``python -m recipes.steps`` whose output nobody reads to its end."""
+"""``python -m recipes.steps`` that is interrupted early, or whose output nobody reads to its end."""
 
 from __future__ import annotations
 
@@ -72,3 +72,27 @@ def test_a_list_that_nobody_reads_ends_without_a_word(tmp_path: Path) -> None:
     (tmp_path / "dodo.py").write_text(DODO.format(say="pass", wait=0, processes=0))
     ended = start(tmp_path, "list")
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_interrupt_that_waits_since_before_the_start_is_one_line(tmp_path: Path) -> None:
+    """So it comes from ``dodo.py``, which holds it back while one Python becomes another."""
+    (tmp_path / "dodo.py").write_text(DODO.format(say="pass", wait=0, processes=0))
+
+    def interrupt() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs this may ignore it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "recipes.steps", "list"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=interrupt,
+        timeout=60,
+        check=False,
+    )
+    kept = "what was finished is kept, the same command goes on from there"
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == f"\ndodo.py: interrupt; {kept}\n"

@@ -127,3 +127,27 @@ def test_what_is_ignored_stays_ignored() -> None:
     assert all(Path(f"/proc/{pid}").exists() for pid in pids.values())
     os.killpg(process.pid, signal.SIGTERM)
     assert "Stopped 15" in process.communicate(timeout=20)[0]
+
+
+EARLY = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from recipes.steps import signals
+signals.raise_when_stopped()
+# What is registered first comes first in the child.
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.{name}))
+signals.bind_workers()
+worker = os.fork()
+if worker == 0:
+    time.sleep(0.3)
+    os._exit(7)
+status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+print(status, sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 7), ("SIGHUP", 7)])
+def test_a_signal_to_a_worker_that_is_not_ready_yet(name: str, status: int) -> None:
+    program = EARLY.format(root=str(ROOT), name=name)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{status} []\n", "")

@@ -1,0 +1,1 @@
+"""The client of the attestation service: what a machine says about itself, judged from outside."""

@@ -1,0 +1,1 @@
+"""What clouds take and what they refuse: rules with their documents, checked before anything is sent."""

@@ -1,0 +1,239 @@
+"""``goldsmith measure`` and ``explain`` for machines with AMD SEV."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError
+
+if TYPE_CHECKING:
+    from ..measure.sev import SevLaunch, SevPrediction
+    from ..steps.measure_sev import OpenedSev
+
+
+def add_sev_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what is for machines with SEV alone."""
+    sev = parser.add_argument_group("AMD SEV")
+    sev.add_argument(
+        "--machine",
+        metavar="SETTINGS",
+        help="instead of a command line: vmm=ec2|gce|qemu|svsm,firmware=F,vcpus=N[,mode=,cpu=,kernel=,...]",
+    )
+    sev.add_argument("--firmware-only", action="store_true", help="the digest after the firmware alone")
+    sev.add_argument("--matrix-vcpus", metavar="N,N,...", help="digests for these numbers of vCPUs")
+    sev.add_argument(
+        "--matrix-cpus",
+        metavar="CPU,CPU,...",
+        help="digests for these CPUs: models, or family/model/stepping",
+    )
+    sev.add_argument("--id-key", type=Path, metavar="PEM", help="sign an ID block with this P-384 key")
+    sev.add_argument("--author-key", type=Path, metavar="PEM", help="a P-384 key that signs the ID key")
+
+
+def sev_options(options: argparse.Namespace) -> list[tuple[object, str]]:
+    """What was given of ``add_sev_options``, each with its name."""
+    return [
+        (options.machine, "--machine"),
+        (options.firmware_only, "--firmware-only"),
+        (options.matrix_vcpus, "--matrix-vcpus"),
+        (options.matrix_cpus, "--matrix-cpus"),
+        (options.id_key, "--id-key"),
+        (options.author_key, "--author-key"),
+    ]
+
+
+def run_sev(options: argparse.Namespace) -> int:
+    """Prints the launch digest, and what else was asked for."""
+    from ..measure.sev import replay
+
+    if options.machine and options.launch:
+        raise ImageError("measure: --machine stands for a command line; leave out one of the two")
+    if options.author_key and not options.id_key:
+        raise ImageError("measure: --author-key signs an ID key; give --id-key as well")
+    if options.firmware_only:
+        _check_firmware_only(options)
+    opened = open_sev(options.host, options.launch, options.machine)
+    if options.firmware_only:
+        return _firmware_only(options, opened)
+    prediction = replay(opened.launch)
+    document = _document(opened, prediction)
+    if options.matrix_vcpus or options.matrix_cpus:
+        document["matrix"] = _matrix(options, opened.launch)
+    if options.id_key:
+        document["id_block"] = _id_block(options, opened.launch, prediction)
+    _say(options, opened, prediction.notes)
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        _print_text(document)
+    return 0
+
+
+def open_sev(host: Sequence[str], launch: Sequence[str] | None, described: str | None) -> OpenedSev:
+    """The launch of a command line, or of a described machine."""
+    from ..steps.measure_sev import open_command_line, open_described
+    from ..vmm.sev_values import parse_host
+
+    facts = parse_host(host)
+    return open_described(described, facts) if described else open_command_line(launch or (), facts)
+
+
+def explain_sev(options: argparse.Namespace, launches: Sequence[Sequence[str]]) -> int:
+    """Prints every step of a launch, or what differs between two; 1 where the digests do."""
+    from ..golden.rows import trace_json
+    from ..measure.sev import replay
+
+    opened = [open_sev(options.host, launch, None if launch else options.machine) for launch in launches]
+    predictions = [replay(item.launch) for item in opened]
+    for note in dict.fromkeys(
+        note
+        for item, prediction in zip(opened, predictions, strict=True)
+        for note in (*item.notes, *prediction.notes)
+    ):
+        print(f"note: {note}", file=sys.stderr)
+    if len(opened) == 2:
+        from ..golden.whatif_sev import compare
+
+        difference = compare((opened[0].launch, opened[1].launch), (predictions[0], predictions[1]))
+        print(
+            json.dumps(difference.to_json(), indent=1) if options.json else difference,
+            end="\n" if options.json else "",
+        )
+        return 0 if difference.equal else 1
+    if options.json:
+        print(
+            json.dumps(
+                {"profile": _profile(opened[0].launch), "trace": [trace_json(predictions[0].trace)]}, indent=1
+            )
+        )
+    else:
+        from ..golden.explain import explain
+
+        print(f"profile {_profile(opened[0].launch)}\n\n{explain([predictions[0].trace])}", end="")
+    return 0
+
+
+def _profile(launch: SevLaunch) -> str:
+    return f"{launch.machine.mode.value}-{launch.machine.vmm.value}"
+
+
+def _say(options: argparse.Namespace, opened: OpenedSev, notes: Sequence[str] = ()) -> None:
+    for text in opened.ignored if options.verbose else ():
+        print(f"no influence: {text}", file=sys.stderr)
+    for note in (*opened.notes, *notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _document(opened: OpenedSev, prediction: SevPrediction) -> dict[str, Any]:
+    """What ``--json`` prints: the digest, every input that it follows from, and the steps."""
+    from ..golden.rows import RegisterRow, trace_json
+    from ..measure.sev import LAUNCH_DIGEST
+
+    launch = opened.launch
+    row = RegisterRow(
+        register=LAUNCH_DIGEST,
+        algorithm=prediction.algorithm,
+        value=prediction.digest,
+        established=prediction.established,
+    )
+    return {
+        "profile": _profile(launch),
+        "machine": json.loads(launch.machine.identity()),
+        "inputs": _inputs(launch),
+        "registers": [row.to_json()],
+        "notes": [*opened.notes, *prediction.notes],
+        "trace": [trace_json(prediction.trace)],
+    }
+
+
+def _inputs(launch: SevLaunch) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for role, firmware in (("firmware", launch.firmware), ("svsm", launch.svsm)):
+        if firmware is not None:
+            digest = firmware.sha256.hexdigest()
+            rows.append({"role": role, "name": firmware.name, "size": firmware.size, "sha256": digest})
+    for role, file in (("kernel", launch.kernel), ("initrd", launch.initrd)):
+        if file is not None:
+            rows.append({"role": role, "name": file.name, "size": file.size, "sha256": file.sha256.hex()})
+    return rows
+
+
+def _check_firmware_only(options: argparse.Namespace) -> None:
+    """Stops where something is asked for that is made from a whole launch."""
+    for value, name in (
+        (options.matrix_vcpus, "--matrix-vcpus"),
+        (options.matrix_cpus, "--matrix-cpus"),
+        (options.id_key, "--id-key"),
+        (options.author_key, "--author-key"),
+    ):
+        if value:
+            raise ImageError(f"measure: {name} needs the whole launch; leave out --firmware-only")
+
+
+def _firmware_only(options: argparse.Namespace, opened: OpenedSev) -> int:
+    from ..machine.sev import SevMode
+    from ..measure.sev import LAUNCH_DIGEST, firmware_digest
+
+    mode = opened.launch.machine.mode
+    if mode is not SevMode.SEV_SNP:
+        what = f"is for sev-snp, and this machine has {mode.value}"
+        raise ImageError(f"measure: --firmware-only {what}; leave it out")
+    _say(options, opened)
+    value = firmware_digest(opened.launch.firmware).hex()
+    row = {"register": f"{LAUNCH_DIGEST}:firmware", "algorithm": "sha384", "value": value}
+    if options.json:
+        document = {"inputs": _inputs(opened.launch), "registers": [row], "notes": [*opened.notes]}
+        print(json.dumps(document, indent=1))
+    else:
+        print(f"{row['register']}  sha384  {value}")
+    return 0
+
+
+def _matrix(options: argparse.Namespace, launch: SevLaunch) -> list[dict[str, object]]:
+    from ..measure.sev import matrix
+    from ..vmm.sev_values import parse_cpu, vcpu_count
+
+    counts = (options.matrix_vcpus or str(launch.machine.vcpus)).split(",")
+    names = options.matrix_cpus.split(",") if options.matrix_cpus else [str(launch.machine.cpu or "0/0/0")]
+    vcpus = [vcpu_count(f"--matrix-vcpus {options.matrix_vcpus}", text) for text in counts]
+    cpus = [parse_cpu(name, f"--matrix-cpus {name}") for name in names]
+    labels = [name for name in names for _ in vcpus]
+    return [
+        {"cpu": label, "signature": f"{entry.cpu.eax:#x}", "vcpus": entry.vcpus, "value": entry.digest.hex()}
+        for label, entry in zip(labels, matrix(launch, vcpus, cpus), strict=True)
+    ]
+
+
+def _id_block(options: argparse.Namespace, launch: SevLaunch, prediction: SevPrediction) -> dict[str, str]:
+    from ..measure.id_block import sign_id_block
+    from ..steps.measure_sev import read_signing_key
+
+    signed = sign_id_block(
+        prediction.digest,
+        policy=launch.machine.policy,
+        id_key=read_signing_key(options.id_key),
+        author_key=read_signing_key(options.author_key) if options.author_key else None,
+    )
+    return {
+        "id-block": base64.b64encode(signed.block).decode(),
+        "id-auth": base64.b64encode(signed.auth).decode(),
+        "id_key_digest": signed.id_key_digest.hex(),
+        "author_key_digest": signed.author_key_digest.hex(),
+    }
+
+
+def _print_text(document: dict[str, Any]) -> None:
+    print(f"profile {document['profile']}")
+    print(f"machine {json.dumps(document['machine'], sort_keys=True)}")
+    for row in document["registers"]:
+        print(f"{row['register']}  {row['algorithm']}  {row['value']}  {row['established']}")
+    for row in document.get("matrix", ()):
+        print(f"{row['cpu']} x {row['vcpus']}  {row['value']}")
+    for key, value in document.get("id_block", {}).items():
+        print(f"{key}={value}")

@@ -1,0 +1,123 @@
+"""A machine with SEV whose host has no QEMU command line, described as ``vmm=ec2,firmware=F,vcpus=2``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import MeasureError
+from ..machine.sev import POLICY_ES, SevMachine, SevMode, SevVmm
+from ..machine.sev_cpus import CpuSignature
+from .qemu_options import OptionValue, split_option
+from .sev_values import (
+    ParsedSev,
+    SevFiles,
+    SevHost,
+    default_policy,
+    features_of,
+    number,
+    parse_cpu,
+    refuse_cpu,
+    signature,
+    vcpu_count,
+)
+
+
+def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
+    """A machine that is described as ``vmm=ec2,firmware=F,vcpus=N`` with further settings.
+
+    Settings: ``vmm`` (qemu, ec2, gce, svsm), ``firmware``, ``vcpus``, and where they matter ``mode``, ``cpu``
+    (a QEMU model, or family/model/stepping), ``sev-features``, ``policy``, ``kernel``, ``initrd``,
+    ``append``, ``kernel-hashes``, ``svsm`` and ``vars-size``. Two commas are one of the value.
+
+    Raises:
+        MeasureError: naming the setting that is unknown, missing or wrong.
+    """
+    value, host = split_option("--machine", text), host or SevHost()
+    if value.head:
+        raise MeasureError(f"--machine {text}: {value.head!r} has no =; write vmm=ec2,firmware=F,vcpus=N")
+    vmm = _choice(value, "vmm", [item.value for item in SevVmm])
+    mode = SevMode(_choice(value, "mode", [item.value for item in SevMode], SevMode.SEV_SNP.value))
+    kernel, initrd, svsm = value.take("kernel"), value.take("initrd"), value.take("svsm")
+    cmdline, policy = value.take("append"), value.take("policy")
+    if not kernel and (initrd or cmdline):
+        raise MeasureError(f"--machine {text}: initrd and append are for a kernel; give kernel=FILE")
+    if (vmm == SevVmm.SVSM.value) != bool(svsm):
+        raise MeasureError(f"--machine {text}: svsm=FILE belongs to vmm=svsm, and to no other")
+    stated = value.take("sev-features")
+    if stated:
+        if host.features is not None:
+            raise MeasureError(f"--machine {text}: sev-features is given by --host as well; leave one out")
+        host = replace(host, features=number(f"--machine {text}", stated))
+    features, notes = features_of(mode, OptionValue("--machine", text), host)
+    size = value.take("vars-size")
+    if size and not svsm:
+        raise MeasureError(
+            f"--machine {text}: vars-size is for an SVSM, below which the store is; leave it out"
+        )
+    machine = SevMachine(
+        name="described",
+        mode=mode,
+        vmm=SevVmm(vmm),
+        vcpus=vcpu_count(f"--machine {text}", value.need("vcpus")),
+        cpu=_described_cpu(value, host, mode, SevVmm(vmm)),
+        features=features,
+        kernel_hashes=value.switch("kernel-hashes", default=bool(kernel)),
+        policy=_policy(text, policy, mode),
+        cmdline=cmdline if kernel else None,
+        variables_size=number(f"--machine vars-size={size}", size) if size else 0,
+    )
+    files = SevFiles(
+        firmware=value.need("firmware"), kernel=kernel or None, initrd=initrd or None, svsm=svsm or None
+    )
+    value.finish()
+    return ParsedSev(machine=machine, files=files, notes=notes)
+
+
+def _policy(described: str, text: str, mode: SevMode) -> int:
+    """The policy; of SEV and SEV-ES it says which of them it is."""
+    policy = number(f"--machine policy={text}", text) if text else default_policy(mode)
+    if mode is not SevMode.SEV_SNP and bool(policy & POLICY_ES) != (mode is SevMode.SEV_ES):
+        meant = SevMode.SEV if mode is SevMode.SEV_ES else SevMode.SEV_ES
+        what = f"policy {policy:#x} is one of {meant.value}, and mode is {mode.value}"
+        raise MeasureError(f"--machine {described}: {what}; change one of the two")
+    return policy
+
+
+def _described_cpu(value: OptionValue, host: SevHost, mode: SevMode, vmm: SevVmm) -> CpuSignature | None:
+    text = value.take("cpu")
+    if mode is SevMode.SEV or vmm not in (SevVmm.QEMU, SevVmm.SVSM):
+        name = mode.value if mode is SevMode.SEV else f"vmm={vmm.value}"
+        if text:
+            what = f"{name} measures no CPU signature, so nothing depends on cpu={text}; leave it out"
+            raise MeasureError(f"--machine {value.text}: {what}")
+        refuse_cpu(host, name)
+        return None
+    facts = (host.family, host.model, host.stepping)
+    if text and facts != (None, None, None):
+        raise MeasureError(f"--machine {value.text}: the CPU is given by --host as well; leave one out")
+    if text:
+        found: CpuSignature | None = parse_cpu(text, f"--machine cpu={text}")
+    elif all(fact is not None for fact in facts):
+        found = signature("--host", *(fact or 0 for fact in facts))
+    else:
+        found = None
+    if found is None:
+        raise MeasureError(
+            f"--machine {value.text}: cpu= is missing; give a QEMU model or family/model/stepping"
+        )
+    return found
+
+
+def _choice(value: OptionValue, key: str, known: Sequence[str], default: str = "") -> str:
+    text = value.take(key, default)
+    if text not in known:
+        what = (
+            f"{text!r} is none of {', '.join(known)}"
+            if text
+            else f"{key}= is missing; one of {', '.join(known)}"
+        )
+        raise MeasureError(
+            f"--machine {value.text}: {key}: {what}" if text else f"--machine {value.text}: {what}"
+        )
+    return text

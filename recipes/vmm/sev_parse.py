@@ -1,0 +1,211 @@
+"""A QEMU command line with ``-object sev-guest`` or ``sev-snp-guest``, as the machine that is measured.
+
+What the digest depends on and no command line shows (SEV_FEATURES that KVM turns on, the CPU behind
+``-cpu host``) is given as a fact of the host. Hosts without a QEMU command line are described as
+``vmm=ec2,firmware=F,vcpus=2``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from ..errors import MeasureError, suggestion
+from ..machine.sev import DEFAULT_POLICY, POLICY_ES, SevMachine, SevMode, SevVmm
+from ..machine.sev_cpus import CPU_MODELS, HOST_MODELS, CpuSignature
+from .qemu_options import OptionValue, split_option
+from .sev_options import IGNORED_SEV
+from .sev_values import (
+    ParsedSev,
+    SevFiles,
+    SevHost,
+    default_policy,
+    features_of,
+    number,
+    refuse_cpu,
+    signature,
+    vcpu_count,
+)
+from .sev_words import SEV_GUEST, SNP_GUEST, SevLine, options, read
+
+_HOW = "give --host family=F --host model=M --host stepping=S, as /proc/cpuinfo has them"
+_PROGRAMS = frozenset(["qemu-system-x86_64", "qemu-kvm", "kvm"])
+_GUEST = re.compile(rf"(qom-type=)?({SEV_GUEST}|{SNP_GUEST})(,|$)")
+# Others put other parts in place: microvm, for one, adds to the command line behind the hash of it.
+_TYPE = re.compile(r"q35|pc-q35-[a-z0-9.]+")
+# Parts of a machine that are multiplied; of the last three, QEMU computes one that is left out, and a q35 has
+# one of each of the first three. Spec: QEMU 10.0 hw/core/machine-smp.c, hw/i386/pc.c pc_machine_class_init().
+_FIXED = ("drawers", "books", "clusters")
+_COMPUTED = ("sockets", "cores", "threads")
+_TOPOLOGY = (*_FIXED, "dies", "modules", *_COMPUTED)
+
+
+def is_sev(argv: Sequence[str]) -> bool:
+    """Whether the words start a QEMU with an SEV guest object."""
+    if not argv or not is_qemu(argv[0]):
+        return False
+    pairs = itertools.pairwise(argv)
+    return any(option in ("-object", "--object") and _GUEST.match(value) for option, value in pairs)
+
+
+def is_qemu(program: str) -> bool:
+    """Whether a word is the name or path of QEMU for x86."""
+    return program.rpartition("/")[2] in _PROGRAMS
+
+
+def parse(
+    argv: Sequence[str],
+    *,
+    name: str = "command line",
+    host: SevHost | None = None,
+    file_size: Callable[[str], int],
+) -> ParsedSev:
+    """The machine and the files of a QEMU command line with SEV.
+
+    Args:
+        argv: the words, the program's name first.
+        name: what to call the machine.
+        file_size: gives the bytes of a file; asked for the variable store below an SVSM alone.
+
+    Raises:
+        MeasureError: naming the option that is unknown, missing or not modelled.
+    """
+    line, host = SevLine(), host or SevHost()
+    for option, value in options(argv[1:]):
+        read(line, option, value)
+    guest = _guest(line)
+    mode, policy = _mode(guest)
+    kernel_hashes = guest.switch("kernel-hashes")
+    with_svsm = guest.switch("svsm")
+    features, notes = features_of(mode, guest, host)
+    if mode is SevMode.SEV:
+        refuse_cpu(host, mode.value)
+    for key in sorted(set(guest.settings) & IGNORED_SEV):
+        line.ignored.append(f"-object {guest.head}: {key}={guest.take(key)}")
+    guest.finish()
+    _check_direct_boot(line)
+    firmware, svsm, variables = _firmware(line, with_svsm=with_svsm)
+    machine = SevMachine(
+        name=name,
+        mode=mode,
+        vmm=SevVmm.SVSM if svsm else SevVmm.QEMU,
+        vcpus=_vcpus(line),
+        cpu=_cpu(line, host) if mode is not SevMode.SEV else None,
+        features=features,
+        kernel_hashes=kernel_hashes,
+        policy=policy,
+        cmdline=line.once.get("-append", "") if "-kernel" in line.once else None,
+        variables_size=file_size(variables) if svsm and variables else 0,
+    )
+    files = SevFiles(
+        firmware=firmware, kernel=line.once.get("-kernel"), initrd=line.once.get("-initrd"), svsm=svsm
+    )
+    return ParsedSev(machine=machine, files=files, ignored=tuple(line.ignored), notes=notes)
+
+
+def _guest(line: SevLine) -> OptionValue:
+    """The SEV guest object, which the machine uses."""
+    kind = line.machine.get("type", "")
+    if not _TYPE.fullmatch(kind):
+        if not kind:
+            raise MeasureError("-machine: missing; write -machine q35,confidential-guest-support=ID")
+        raise MeasureError(f"-machine {kind}: is not modelled; use q35")
+    if len(line.guests) != 1:
+        raise MeasureError(f"-object: {len(line.guests)} of types {SEV_GUEST} and {SNP_GUEST}; give one")
+    guest = line.guests[0]
+    name = guest.need("id")
+    used = line.machine.get("confidential-guest-support") or line.machine.get("memory-encryption")
+    if used != name:
+        what = f"write -machine {kind},confidential-guest-support={name}"
+        raise MeasureError(f"-object {guest.text}: no machine uses it, so nothing is measured; {what}")
+    return guest
+
+
+def _mode(guest: OptionValue) -> tuple[SevMode, int]:
+    """Which SEV the guest object asks for, and its policy."""
+    text = guest.take("policy")
+    if guest.head == SNP_GUEST:
+        mode = SevMode.SEV_SNP
+        return mode, number(f"-object {guest.text}", text) if text else default_policy(mode)
+    policy = number(f"-object {guest.text}", text) if text else DEFAULT_POLICY
+    return SevMode.SEV_ES if policy & POLICY_ES else SevMode.SEV, policy
+
+
+def _check_direct_boot(line: SevLine) -> None:
+    for option in ("-initrd", "-append"):
+        if "-kernel" not in line.once and option in line.once:
+            raise MeasureError(f"{option}: there is no -kernel that it is for; give one, or leave it out")
+
+
+def _firmware(line: SevLine, *, with_svsm: bool) -> tuple[str, str | None, str | None]:
+    """Paths of firmware, SVSM and variable store."""
+    bios = line.once.get("-bios")
+    if (bios is None) == (0 not in line.flash):
+        given = "missing" if bios is None else "given by -bios and by -drive if=pflash"
+        raise MeasureError(
+            f"firmware: {given}; give it by -bios FILE or by one -drive if=pflash,format=raw,file=FILE"
+        )
+    if with_svsm != (2 in line.flash):
+        what = "an SVSM is svsm=on at the object, with its file in flash unit 2"
+        raise MeasureError(f"svsm: {what}; give both or none")
+    if 1 in line.flash and not with_svsm:
+        line.ignored.append(
+            f"-drive if=pflash,unit=1: {line.flash[1]} holds variables, which are not measured"
+        )
+    return bios if bios is not None else line.flash[0], line.flash.get(2), line.flash.get(1)
+
+
+def _vcpus(line: SevLine) -> int:
+    """Virtual CPUs that are there at the start.
+
+    Spec: QEMU 10.0 hw/core/machine-smp.c machine_parse_smp_config().
+    """
+    text = line.once.get("-smp", "1")
+    where, settings = f"-smp {text}", split_option("-smp", text, "cpus")
+    cpus, most = settings.take("cpus"), settings.take("maxcpus")
+    parts = {key: vcpu_count(where, settings.take(key)) for key in _TOPOLOGY if key in settings.settings}
+    settings.finish()
+    for key in _FIXED:
+        if parts.get(key, 1) > 1:
+            raise MeasureError(f"{where}: a q35 has no {key}; leave {key} out")
+    product = math.prod(parts.values())
+    total = vcpu_count(where, most or cpus or str(product))
+    count = vcpu_count(where, cpus or str(total))
+    if count > total:
+        raise MeasureError(f"{where}: {count} vCPUs are more than maxcpus={total}; QEMU does not start so")
+    complete = all(key in parts for key in _COMPUTED)
+    if total % product or (complete and total != product):
+        what = f"{product} of {', '.join(parts)} do not make {total} vCPUs"
+        raise MeasureError(f"{where}: {what}; make them the number of maxcpus, or leave them out")
+    return count
+
+
+def _cpu(line: SevLine, host: SevHost) -> CpuSignature:
+    """The signature of ``-cpu``; what else it says of features is not measured."""
+    if "-cpu" not in line.once:
+        raise MeasureError("-cpu: missing; family, model and stepping are measured, so name a model")
+    text = line.once["-cpu"]
+    name, _, rest = text.partition(",")
+    stated: dict[str, int] = {}
+    for setting in filter(None, rest.split(",")):
+        key, _, value = setting.partition("=")
+        if key in ("family", "model", "stepping"):
+            stated[key] = number(f"-cpu {text}", value)
+        else:
+            line.ignored.append(f"-cpu: {setting}")
+    known = CPU_MODELS.get(name)
+    if known is None and name not in HOST_MODELS:
+        close = suggestion(name, [*CPU_MODELS, *HOST_MODELS]) or "; use one such as EPYC-Milan"
+        raise MeasureError(f"-cpu {text}: no such model of a CPU with SEV{close}")
+    facts = {"family": host.family, "model": host.model, "stepping": host.stepping}
+    numbers = []
+    for key, fact in facts.items():
+        if fact is not None and (known is not None or key in stated):
+            raise MeasureError(f"--host {key}={fact}: -cpu {name} says it; leave one of them out")
+        value_of = stated.get(key, getattr(known, key) if known else fact)
+        if value_of is None:
+            raise MeasureError(f"-cpu {text}: the digest depends on the host's {key}; {_HOW}")
+        numbers.append(value_of)
+    return signature(f"-cpu {text}", *numbers)

@@ -17,6 +17,7 @@ from recipes.errors import FormatError, SpecError
 from recipes.formats import gpt
 from recipes.reader import Place
 from recipes.schema import DiskImage, load_project
+from recipes.schema.publish import PublishSpec
 from recipes.steps import disk_formats, golden, graph, task
 from recipes.steps.digests import sidecar, sidecar_text
 from recipes.units import GIB, MIB
@@ -67,14 +68,14 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def image_with(*formats: str, kind: str = "images") -> DiskImage:
-    """A committed image in these formats; its recipe names each in a line of its own, from 30:7 on."""
+    """A committed image in these formats, for no cloud; its recipe names each on a line, from 30:7 on."""
     project = load_project(ROOT)
     image: DiskImage = next(iter(getattr(project, kind)))
     spec = replace(image.recipe.disk, formats=formats)
     places: dict[Place, tuple[int, int]]
     places = {("disk", "formats", index): (30 + index, 7) for index in range(len(formats))}
     # The recipes of both kinds have a disk; replace cannot say so of a union.
-    recipe: Any = replace(image.recipe, disk=spec)
+    recipe: Any = replace(image.recipe, disk=spec, publish=PublishSpec())
     return replace(image, recipe=recipe, places=places)
 
 

@@ -55,7 +55,8 @@ def test_digests(
     text = (
         f"vmm={shape['vmm'].lower()},firmware=small,vcpus={shape['vcpus']},sev-features={shape['features']}"
     )
-    text += f",cpu={shape['cpu']}" + (",kernel=kernel,append=a b" if direct else "")
+    text += ",kernel=kernel,append=a b" if direct else ""
+    text += "" if shape["vmm"] == "ec2" else f",cpu={shape['cpu']}"  # ec2 measures no CPU signature
     monkeypatch.chdir(folder)
     assert main(["measure", "--machine", text]) == 0
     assert f"LAUNCH_DIGEST  sha384  {expected}  " in capsys.readouterr().out

@@ -41,7 +41,7 @@ class Shipment:
     image: str
     version: str
     architecture: str
-    firmware: str = "uefi"
+    firmware: str
     disk_format: str
     disk_size: int
     tee: str

@@ -117,6 +117,9 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(trust, EnrolledKeys) and not len(trust):
         what = "no attestation key is enrolled, so every guest is refused; a refused guest shows its own"
         print(f"{options.enrolled}: {what}; put it there as NAME.pub", file=sys.stderr)
+    if options.tee_roots is not None and not options.tee_minimum_tcb:
+        what = "reports of any patch level will do, of firmware with known holes too; name the least good"
+        print(f"{options.tee_roots}: {what} with --tee-minimum-tcb", file=sys.stderr)
     formats = list(dict.fromkeys(options.disk or [None]))
     golden = tuple(load_on(path, name) for path in options.golden for name in formats)
     for manifest in dict.fromkeys(item.image for item in golden if item.wildcards):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..reader import Marks, Place
 from ..schema.publish import AwsSpec, AzureSpec, CloudSpec, GcpSpec, azure_version
+from .disk_formats import FIRMWARE
 
 if TYPE_CHECKING:
     from ..clouds.cloud import Finding, Shipment
@@ -61,6 +62,7 @@ def shipment(
         architecture=architecture,
         disk_format=disk_format,
         disk_size=disk_size,
+        firmware=FIRMWARE,
         tee=tee,
         secure_boot=spec.secure_boot,
         names=tuple((kind, value) for kind, value in names if value),

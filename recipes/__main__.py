@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from .errors import ImageError, VerifyError
 
 # Modules of ``commands``, in the order of the help text.
-COMMANDS = ("measure", "explain", "diff", "verify", "stability", "metadata", "broker", "attest")
+COMMANDS = ("measure", "explain", "diff", "verify", "capture", "stability", "metadata", "broker", "attest")
 USAGE = 2
 MISMATCH = 1
 

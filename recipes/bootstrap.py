@@ -45,7 +45,7 @@ TEST_PACKAGES = (
     ),
     *("gdisk", "cpio", "kmod", "busybox-static", "shellcheck", "binutils", "openssl", "xz-utils", "systemd"),
     *("git", "gcc", "libc6-dev", "libssl-dev", "iproute2"),
-    *("qemu-user", "python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs"),
+    *("qemu-user", "python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs", "protobuf-compiler"),
 )
 TEST_PROGRAMS = (
     *(
@@ -62,7 +62,7 @@ TEST_PROGRAMS = (
     ),
     *("fsck.fat", "mcopy", "sbverify", "osslsigncode", "sfdisk", "sgdisk", "cpio", "depmod", "busybox"),
     *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git", "cc", "ip", "debugfs", "supermin"),
-    *("cert-to-efi-sig-list", "qemu-x86_64"),
+    *("cert-to-efi-sig-list", "qemu-x86_64", "protoc"),
 )
 
 

@@ -16,6 +16,7 @@ from ..formats.tpm2 import show_selections
 from ..golden.manifest import GoldenMachine, GoldenManifest, Omitted, Policy
 from ..golden.verify import STRONG
 from ..measure.quote import Expectation
+from ..measure.sev_pages import LAUNCH_DIGEST
 from ..measure.tpm_policy import PcrValue, pcr_selections
 from ..measure.trace import HashAlgorithm, digests_of
 from ..measure.userspace import PHASES, LogDigest, MeasureLogRecord
@@ -112,7 +113,7 @@ class ReleasePolicy:
             _expected(manifest, machine, bank, phase)
             for manifest in manifests
             for machine in manifest.machines
-            if _is_wanted(machine.name, rules)
+            if _is_wanted(machine, rules)
         ]
         self._rules = {rule.volume: rule for rule in rules}
         if len(self._rules) != len(rules):
@@ -163,8 +164,10 @@ def _record(phase: str) -> MeasureLogRecord:
     return MeasureLogRecord(11, found, phase, "phase")
 
 
-def _is_wanted(machine: str, rules: Iterable[VolumeRule]) -> bool:
-    return any(not rule.machines or machine in rule.machines for rule in rules)
+def _is_wanted(machine: GoldenMachine, rules: Iterable[VolumeRule]) -> bool:
+    """Whether a rule names the machine, or names none; a TPM that a host runs is no machine's proof."""
+    provable = machine.trace(LAUNCH_DIGEST) is None
+    return any(machine.name in rule.machines or (not rule.machines and provable) for rule in rules)
 
 
 def _matching(rule: VolumeRule, expected: Sequence[Expected]) -> tuple[Expected, ...]:

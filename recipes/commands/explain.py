@@ -12,6 +12,7 @@ from ..errors import ImageError
 from .arguments import Commands, add_command, refuse
 from .measure import add_realm_options, realm_options
 from .measure_sev import explain_sev
+from .measure_stage0 import add_stage0_options, explain_stage0, stage0_options
 
 # The registers that command lines decide: a realm's, and that of a machine with SEV.
 _RIM = "RIM"
@@ -25,7 +26,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "explain",
         summary="the steps behind golden values or a realm's command line; two command lines: what differs",
         usage="goldsmith explain GOLDEN [options]\n"
-        "       goldsmith explain [options] -- lkvm run ... [-- lkvm run ...]",
+        "       goldsmith explain [options] -- lkvm run ... [-- lkvm run ...]\n"
+        "       goldsmith explain --stage0 GENERATION [options] -- qemu-system-x86_64 ... [-- qemu...]",
         description="Prints every step that leads to a register. For a kvmtool command line also its device "
         "tree, each node with the option that caused it. For two of them: the first step that differs, the "
         "nodes that differ, and the option that caused it.",
@@ -36,6 +38,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--register", action="append", help="this register only; may be given again")
     parser.add_argument("--json", action="store_true")
     add_realm_options(parser)
+    add_stage0_options(parser, files=False)
     parser.set_defaults(command=run)
 
 
@@ -47,9 +50,13 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.golden) == bool(options.launch or described):
         raise ImageError("explain: give golden.json, or a command line behind --")
     if options.golden:
-        refuse("explain", realm_options(options), "is for a command line, golden.json says it itself")
+        misfits = [*realm_options(options), (options.stage0, "--stage0"), *stage0_options(options)]
+        refuse("explain", misfits, "is for a command line, golden.json says it itself")
         return _golden(options)
     launches = list(_command_lines(options.launch)) if options.launch else [[]]
+    if options.stage0:
+        return _stage0(options, launches)
+    refuse("explain", stage0_options(options), "is for machines with stage0, which --stage0 GENERATION says")
     if all(is_sev(launch) for launch in launches) or (described and not options.launch):
         return _sev(options, launches)
     refuse("explain", [(options.machine, "--machine")], "is for golden.json, a command line is one machine")
@@ -75,6 +82,14 @@ def _sev(options: argparse.Namespace, launches: list[list[str]]) -> int:
     if len(launches) > 2:
         raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
     return explain_sev(options, launches)
+
+
+def _stage0(options: argparse.Namespace, launches: list[list[str]]) -> int:
+    misfits = [(options.disk, "--disk"), (options.profile, "--profile"), (options.dtb, "--dtb")]
+    refuse("explain", [*misfits, (options.machine, "--machine")], "is not for machines with stage0")
+    if len(launches) > 2:
+        raise ImageError(f"explain: {len(launches)} command lines; two can be held side by side")
+    return explain_stage0(options, launches)
 
 
 def _golden(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import ImageError
 from .arguments import Commands, LateHelp, add_command, refuse
 from .measure_sev import add_sev_options, run_sev, sev_options
+from .measure_stage0 import add_stage0_options, run_stage0, stage0_options
 
 if TYPE_CHECKING:
     from ..golden.manifest import GoldenMachine
@@ -23,7 +24,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "measure",
         summary="the registers of a VMM command line",
         usage="goldsmith measure [options] -- qemu-system-x86_64 ... | lkvm run ...\n"
-        "       goldsmith measure [options] --machine vmm=ec2,firmware=F,vcpus=N",
+        "       goldsmith measure [options] --machine vmm=ec2,firmware=F,vcpus=N\n"
+        "       goldsmith measure --stage0 GENERATION [options] -- qemu-system-x86_64 ...",
         description="Replays a launch from its command line: the files it names are read, nothing is "
         "started. Paths are relative to the working directory. Options without influence are listed with -v.",
     )
@@ -35,6 +37,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     add_realm_options(parser)
     add_sev_options(parser)
+    add_stage0_options(parser)
     parser.set_defaults(command=run)
 
 
@@ -52,7 +55,8 @@ def add_realm_options(parser: argparse.ArgumentParser, *, captured: bool = True)
         action="append",
         default=[],
         help="what the hardware decides: num_bps, num_wps, sve_vl, ipa_bits, lpa2; "
-        "with SEV sev-features, family, model, stepping; may be given again",
+        "with SEV sev-features, family, model, stepping; with stage0 also vendor, phys-bits; "
+        "may be given again",
     )
     if captured:
         realm.add_argument("--dtb", type=Path, metavar="FILE", help="a device tree captured with --dump-dtb")
@@ -74,6 +78,11 @@ def run(options: argparse.Namespace) -> int:
     """Prints the registers."""
     from ..vmm.sev_parse import is_sev
 
+    if options.stage0:
+        misfits = [(options.profile, "--profile"), (options.dtb, "--dtb"), (options.captures, "--captures")]
+        refuse("measure", [*misfits, *sev_options(options)], "is not for machines with stage0")
+        return run_stage0(options)
+    refuse("measure", stage0_options(options), "is for machines with stage0, which --stage0 GENERATION says")
     if options.machine or is_sev(options.launch or ()):
         misfits = [(options.profile, "--profile"), (options.dtb, "--dtb"), (options.captures, "--captures")]
         refuse("measure", misfits, "is not for machines with SEV")

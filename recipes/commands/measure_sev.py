@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ImageError
 
 if TYPE_CHECKING:
+    from ..machine.sev import SevMachine
+    from ..measure.igvm import IgvmLaunch
     from ..measure.sev import SevLaunch, SevPrediction
+    from ..measure.trace import Established
     from ..steps.measure_sev import OpenedSev
 
 
@@ -23,7 +26,7 @@ def add_sev_options(parser: argparse.ArgumentParser) -> None:
     sev.add_argument(
         "--machine",
         metavar="SETTINGS",
-        help="instead of a command line: vmm=ec2|gce|qemu|svsm,firmware=F,vcpus=N[,mode=,cpu=,kernel=,...]",
+        help="instead of a command line: vmm=ec2|gce|qemu|svsm,firmware=F,vcpus=N[,mode=,cpu=,igvm=,...]",
     )
     sev.add_argument("--firmware-only", action="store_true", help="the digest after the firmware alone")
     sev.add_argument("--matrix-vcpus", metavar="N,N,...", help="digests for these numbers of vCPUs")
@@ -50,8 +53,6 @@ def sev_options(options: argparse.Namespace) -> list[tuple[object, str]]:
 
 def run_sev(options: argparse.Namespace) -> int:
     """Prints the launch digest, and what else was asked for."""
-    from ..measure.sev import replay
-
     if options.machine and options.launch:
         raise ImageError("measure: --machine stands for a command line; leave out one of the two")
     if options.author_key and not options.id_key:
@@ -61,12 +62,12 @@ def run_sev(options: argparse.Namespace) -> int:
     opened = open_sev(options.host, options.launch, options.machine)
     if options.firmware_only:
         return _firmware_only(options, opened)
-    prediction = replay(opened.launch)
+    prediction = opened.replay()
     document = _document(opened, prediction)
     if options.matrix_vcpus or options.matrix_cpus:
-        document["matrix"] = _matrix(options, opened.launch)
+        document["matrix"] = _matrix(options, opened, prediction.established)
     if options.id_key:
-        document["id_block"] = _id_block(options, opened.launch, prediction)
+        document["id_block"] = _id_block(options, opened.launch.machine, prediction)
     _say(options, opened, prediction.notes)
     if options.json:
         print(json.dumps(document, indent=1))
@@ -87,10 +88,9 @@ def open_sev(host: Sequence[str], launch: Sequence[str] | None, described: str |
 def explain_sev(options: argparse.Namespace, launches: Sequence[Sequence[str]]) -> int:
     """Prints every step of a launch, or what differs between two; 1 where the digests do."""
     from ..golden.rows import trace_json
-    from ..measure.sev import replay
 
     opened = [open_sev(options.host, launch, None if launch else options.machine) for launch in launches]
-    predictions = [replay(item.launch) for item in opened]
+    predictions = [item.replay() for item in opened]
     for note in dict.fromkeys(
         note
         for item, prediction in zip(opened, predictions, strict=True)
@@ -119,7 +119,7 @@ def explain_sev(options: argparse.Namespace, launches: Sequence[Sequence[str]]) 
     return 0
 
 
-def _profile(launch: SevLaunch) -> str:
+def _profile(launch: SevLaunch | IgvmLaunch) -> str:
     return f"{launch.machine.mode.value}-{launch.machine.vmm.value}"
 
 
@@ -152,12 +152,11 @@ def _document(opened: OpenedSev, prediction: SevPrediction) -> dict[str, Any]:
     }
 
 
-def _inputs(launch: SevLaunch) -> list[dict[str, object]]:
+def _inputs(launch: SevLaunch | IgvmLaunch) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for role, firmware in (("firmware", launch.firmware), ("svsm", launch.svsm)):
-        if firmware is not None:
-            digest = firmware.sha256.hexdigest()
-            rows.append({"role": role, "name": firmware.name, "size": firmware.size, "sha256": digest})
+    for role, image in launch.images:
+        digest = image.sha256.hexdigest()
+        rows.append({"role": role, "name": image.name, "size": image.size, "sha256": digest})
     for role, file in (("kernel", launch.kernel), ("initrd", launch.initrd)):
         if file is not None:
             rows.append({"role": role, "name": file.name, "size": file.size, "sha256": file.sha256.hex()})
@@ -178,14 +177,18 @@ def _check_firmware_only(options: argparse.Namespace) -> None:
 
 def _firmware_only(options: argparse.Namespace, opened: OpenedSev) -> int:
     from ..machine.sev import SevMode
-    from ..measure.sev import LAUNCH_DIGEST, firmware_digest
+    from ..measure.sev import LAUNCH_DIGEST, SevFirmware, firmware_digest
 
     mode = opened.launch.machine.mode
     if mode is not SevMode.SEV_SNP:
         what = f"is for sev-snp, and this machine has {mode.value}"
         raise ImageError(f"measure: --firmware-only {what}; leave it out")
     _say(options, opened)
-    value = firmware_digest(opened.launch.firmware).hex()
+    ((_, firmware), *_) = opened.launch.images
+    if not isinstance(firmware, SevFirmware):
+        what = "an IGVM file is the whole launch, virtual CPUs and all"
+        raise ImageError(f"measure: --firmware-only: {what}; leave it out")
+    value = firmware_digest(firmware).hex()
     row = {"register": f"{LAUNCH_DIGEST}:firmware", "algorithm": "sha384", "value": value}
     if options.json:
         document = {"inputs": _inputs(opened.launch), "registers": [row], "notes": [*opened.notes]}
@@ -195,28 +198,37 @@ def _firmware_only(options: argparse.Namespace, opened: OpenedSev) -> int:
     return 0
 
 
-def _matrix(options: argparse.Namespace, launch: SevLaunch) -> list[dict[str, object]]:
-    from ..measure.sev import matrix
+def _matrix(
+    options: argparse.Namespace, opened: OpenedSev, established: Established
+) -> list[dict[str, object]]:
+    """A row for each shape; numbers and models of CPUs decide nothing of how well digests are established."""
     from ..vmm.sev_values import parse_cpu, vcpu_count
 
-    counts = (options.matrix_vcpus or str(launch.machine.vcpus)).split(",")
-    names = options.matrix_cpus.split(",") if options.matrix_cpus else [str(launch.machine.cpu or "0/0/0")]
+    machine = opened.launch.machine
+    counts = (options.matrix_vcpus or str(machine.vcpus)).split(",")
+    names = (options.matrix_cpus or str(machine.cpu or "0/0/0")).split(",")
     vcpus = [vcpu_count(f"--matrix-vcpus {options.matrix_vcpus}", text) for text in counts]
     cpus = [parse_cpu(name, f"--matrix-cpus {name}") for name in names]
     labels = [name for name in names for _ in vcpus]
     return [
-        {"cpu": label, "signature": f"{entry.cpu.eax:#x}", "vcpus": entry.vcpus, "value": entry.digest.hex()}
-        for label, entry in zip(labels, matrix(launch, vcpus, cpus), strict=True)
+        {
+            "cpu": label,
+            "signature": f"{entry.cpu.eax:#x}",
+            "vcpus": entry.vcpus,
+            "value": entry.digest.hex(),
+            "established": established.value,
+        }
+        for label, entry in zip(labels, opened.matrix(vcpus, cpus), strict=True)
     ]
 
 
-def _id_block(options: argparse.Namespace, launch: SevLaunch, prediction: SevPrediction) -> dict[str, str]:
+def _id_block(options: argparse.Namespace, machine: SevMachine, prediction: SevPrediction) -> dict[str, str]:
     from ..measure.id_block import sign_id_block
     from ..steps.measure_sev import read_signing_key
 
     signed = sign_id_block(
         prediction.digest,
-        policy=launch.machine.policy,
+        policy=machine.policy,
         id_key=read_signing_key(options.id_key),
         author_key=read_signing_key(options.author_key) if options.author_key else None,
     )
@@ -234,6 +246,6 @@ def _print_text(document: dict[str, Any]) -> None:
     for row in document["registers"]:
         print(f"{row['register']}  {row['algorithm']}  {row['value']}  {row['established']}")
     for row in document.get("matrix", ()):
-        print(f"{row['cpu']} x {row['vcpus']}  {row['value']}")
+        print(f"{row['cpu']} x {row['vcpus']}  {row['value']}  {row['established']}")
     for key, value in document.get("id_block", {}).items():
         print(f"{key}={value}")

@@ -194,6 +194,11 @@ class GoldenManifest:
         return next((machine for machine in self.machines if machine.name == name), None)
 
 
+def has_pcrs(machine: GoldenMachine) -> bool:
+    """Whether a TPM's registers are predicted for a machine, with or without others."""
+    return any(row.register.startswith("PCR") for row in machine.registers)
+
+
 def _policy_on(policy: UnlockPolicy, machines: Sequence[GoldenMachine]) -> UnlockPolicy:
     """A policy with the digests that these machines' registers lead to, where it has digests."""
     rollback = policy.approval.rollback if policy.approval else None

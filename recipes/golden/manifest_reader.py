@@ -25,6 +25,7 @@ from .manifest import (
     RegisterRow,
     ShippedDisk,
     Wildcard,
+    has_pcrs,
 )
 from .unlock import PHASE, Approval, MachinePolicy, Rollback, Sealing, UnlockPolicy, boot_digest
 
@@ -82,7 +83,7 @@ def _wildcard(fields: Fields) -> Wildcard:
 
 
 def _check_disks(manifest: GoldenManifest, source: str) -> None:
-    """Each disk of another size than the raw one has registers of its own on every machine."""
+    """Each disk of another size than the raw one has registers of its own on every machine with PCRs."""
     sizes = {disk.format: disk.size for disk in manifest.disks}
     if len(sizes) != len(manifest.disks):
         raise FormatError(source, "two disks have the same format")
@@ -90,6 +91,8 @@ def _check_disks(manifest: GoldenManifest, source: str) -> None:
         raise FormatError(source, f"there is no {RAW} disk, which every image has")
     wanted = {name: size for name, size in sizes.items() if size != sizes[RAW]}
     for machine in manifest.machines:
+        if not machine.disks and not has_pcrs(machine):
+            continue
         found = [(name, disk.size) for disk in machine.disks for name in disk.formats]
         if dict(found) != wanted or len(found) != len(wanted):
             what = f"{machine.name} has registers for the disks {_sizes(found)}"

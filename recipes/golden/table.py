@@ -21,7 +21,7 @@ COLOURS = {
 def render(manifest: GoldenManifest, *, colour: bool, algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> str:
     """Artefacts with their digests, then every golden register of one bank and the machines that share it.
 
-    A machine that measures in another algorithm alone, as a realm may, is shown in that one.
+    A register in another algorithm alone, as a realm's or a launch digest, is shown in that one.
     """
     paint = _Paint(colour)
     lines = ["", paint(BOLD, f"{manifest.image} {manifest.version}"), ""]
@@ -50,9 +50,9 @@ def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint
     """A line for each value a register has on some machine, with the machines by how it was established."""
     groups: dict[tuple[str, bytes], dict[Established, list[int]]] = {}
     for number, machine in enumerate(manifest.machines, 1):
-        banks = {row.algorithm for row in machine.registers}
+        shown = {row.register for row in machine.registers if row.algorithm is algorithm}
         for row in machine.registers:
-            if row.algorithm is algorithm or algorithm not in banks:
+            if row.algorithm is algorithm or row.register not in shown:
                 labels = groups.setdefault((row.register, row.value), {})
                 labels.setdefault(row.established, []).append(number)
         for disk in machine.disks:

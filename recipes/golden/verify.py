@@ -7,8 +7,9 @@ replays to the register's own value.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..measure.sev_pages import LAUNCH_DIGEST
 from ..measure.tpm import fold
 from ..measure.trace import HashAlgorithm, Step, Trace
 from .manifest import GoldenMachine, Policy, Wildcard
@@ -87,6 +88,17 @@ class Comparison:
         """The differences that the manifest's policy does not merely record."""
         recorded = {item.register for item in machine.policies if item.policy is Policy.RECORD}
         return tuple(item for item in self.differences if item.register not in recorded)
+
+
+def of_tpm(machine: GoldenMachine) -> GoldenMachine:
+    """The machine without the launch digest of SEV, which no TPM shows; itself where it has none."""
+    if machine.trace(LAUNCH_DIGEST) is None:
+        return machine
+    return replace(
+        machine,
+        registers=tuple(row for row in machine.registers if row.register != LAUNCH_DIGEST),
+        traces=tuple(trace for trace in machine.traces if trace.register != LAUNCH_DIGEST),
+    )
 
 
 def compare(

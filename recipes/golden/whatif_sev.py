@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from ..measure.sev import SevLaunch, SevPrediction, first_different_page
+from ..measure.igvm import IgvmLaunch, first_different_page_of_run
+from ..measure.igvm_image import IgvmImage
+from ..measure.sev import SevFirmware, SevLaunch, SevPrediction, first_different_page
+from ..units import PAGE_SIZE
 from .diff import Moved, first_moved
 from .explain import describe
 
@@ -23,6 +26,8 @@ _OPTIONS = {
     "cmdline": "-append",
     "variables_size": "variables",
 }
+# Which option each file that is measured page by page follows, by its role.
+_IMAGES = {"firmware": "-bios", "svsm": "svsm", "igvm": "igvm-cfg"}
 _HEXADECIMAL = ("features", "policy")
 # No digest depends on it; the mode that it decides is compared itself.
 _UNMEASURED = ("policy",)
@@ -53,12 +58,14 @@ class SevDifference:
     Attributes:
         first: the first differing step, or None.
         page: guest address of the first page that differs, where that step is the firmware's.
+        directive: number of the directive that it comes from, in the second IGVM file.
     """
 
     before: SevPrediction
     after: SevPrediction
     first: Moved | None
     page: int | None
+    directive: int | None = None
     causes: tuple[SevCause, ...]
 
     @property
@@ -81,6 +88,7 @@ class SevDifference:
             if first is None or step is None
             else {"index": first.index, "step": describe(step)},
             "page": self.page,
+            "directive": self.directive,
             "inputs": [
                 {
                     "option": item.option,
@@ -93,37 +101,50 @@ class SevDifference:
         }
 
 
+Launch = SevLaunch | IgvmLaunch
+
+
 def compare(
-    launches: tuple[SevLaunch, SevLaunch], predictions: tuple[SevPrediction, SevPrediction]
+    launches: tuple[Launch, Launch], predictions: tuple[SevPrediction, SevPrediction]
 ) -> SevDifference:
     """What differs between two launches."""
     before, after = predictions
     register = before.trace.register
     first = first_moved(register, before.trace, after.trace)
+    page, directive = _page(launches, first)
     return SevDifference(
         before=before,
         after=after,
         first=first,
-        page=_page(launches, first),
+        page=page,
+        directive=directive,
         causes=tuple(_causes(*launches)),
     )
 
 
-def _page(launches: tuple[SevLaunch, SevLaunch], first: Moved | None) -> int | None:
-    """Where the first page of firmware or SVSM lies that is not the same."""
+def _page(launches: tuple[Launch, Launch], first: Moved | None) -> tuple[int | None, int | None]:
+    """Where the first page of a file lies that is not the same, and its directive in an IGVM file."""
     if first is None or first.before is None or first.after is None or first.before.address is None:
-        return None
+        return None, None
+    before, after = launches
+    if isinstance(before, IgvmLaunch) and isinstance(after, IgvmLaunch):
+        number = first_different_page_of_run(before.igvm, after.igvm, first.index)
+        if number is None:
+            return None, None
+        return first.before.address + number * PAGE_SIZE, after.igvm.directive_of(first.index, number)
+    if isinstance(before, IgvmLaunch) or isinstance(after, IgvmLaunch):
+        return None, None
     with_svsm = first.before.description == "SVSM"
-    one, other = (launch.svsm if with_svsm else launch.firmware for launch in launches)
+    one, other = (launch.svsm if with_svsm else launch.firmware for launch in (before, after))
     if first.before.description not in ("firmware", "SVSM"):
-        return None
+        return None, None
     if one is None or other is None or one.size != other.size:
-        return None
+        return None, None
     offset = first_different_page(one, other)
-    return None if offset is None else first.before.address + offset
+    return None if offset is None else first.before.address + offset, None
 
 
-def _causes(before: SevLaunch, after: SevLaunch) -> Iterator[SevCause]:
+def _causes(before: Launch, after: Launch) -> Iterator[SevCause]:
     for item in fields(before.machine):
         old, new = getattr(before.machine, item.name), getattr(after.machine, item.name)
         if item.name != "name" and old != new:
@@ -133,11 +154,10 @@ def _causes(before: SevLaunch, after: SevLaunch) -> Iterator[SevCause]:
                 after=_plain(new, item.name),
                 influence=item.name not in _UNMEASURED and (item.name != "cmdline" or _hashed(before, after)),
             )
-    for option, old_file, new_file in (
-        ("-bios", before.firmware, after.firmware),
-        ("svsm", before.svsm, after.svsm),
-    ):
-        if (old_file and old_file.page_digests) != (new_file and new_file.page_digests):
+    old_files, new_files = _images(before), _images(after)
+    for role, option in _IMAGES.items():
+        old_file, new_file = old_files.get(role), new_files.get(role)
+        if (old_file and old_file.sha256.digest()) != (new_file and new_file.sha256.digest()):
             yield SevCause(
                 option=option,
                 before=f"{old_file.name}, {old_file.size} bytes" if old_file else "none",
@@ -157,7 +177,12 @@ def _causes(before: SevLaunch, after: SevLaunch) -> Iterator[SevCause]:
             )
 
 
-def _hashed(*launches: SevLaunch) -> bool:
+def _images(launch: Launch) -> dict[str, SevFirmware | IgvmImage]:
+    """The files of a launch that are measured page by page, by their roles."""
+    return dict(launch.images)
+
+
+def _hashed(*launches: Launch) -> bool:
     return any(launch.hashes is not None for launch in launches)
 
 
@@ -180,7 +205,8 @@ def _text(difference: SevDifference) -> Iterator[str]:
     else:
         yield str(difference.first)
     if difference.page is not None:
-        yield f"  the first page that differs is at {difference.page:#x}"
+        origin = "" if difference.directive is None else f", directive {difference.directive}"
+        yield f"  the first page that differs is at {difference.page:#x}{origin}"
     if difference.causes:
         yield ""
         yield "what differs"

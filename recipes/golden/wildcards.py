@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ..measure.tpm import fold
 from ..measure.trace import Step, Trace
-from .manifest import GoldenMachine, RegisterRow, Wildcard
+from .manifest import GoldenMachine, RegisterRow, Wildcard, has_pcrs
 
 # Registers that say which programs run, with which words: with a hole in one, anything could.
 # Spec: TCG PFP 1.06 section 3.3.4 (PCR 4, 7), UAPI "Linux TPM PCR Registry" (PCR 9, 11, 12).
@@ -20,7 +20,7 @@ DECISIVE = frozenset({"PCR4", "PCR7", "PCR9", "PCR11", "PCR12", "PCR13", "PCR14"
 
 def problems(wildcards: Sequence[Wildcard], machines: Iterable[GoldenMachine]) -> Iterator[tuple[int, str]]:
     """What is wrong with wildcards: the number of one, from 0, and what to do about it."""
-    machines = tuple(machines)
+    machines = tuple(machine for machine in machines if machine.omitted or has_pcrs(machine))
     for number, item in enumerate(wildcards):
         if item.register in DECISIVE:
             what = f"{item.register} says what runs; without one of its events anything could"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         VirtioTransport,
     )
     from .qemu import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
+    from .snp import SnpBoot, SnpFirmware, SnpMachine
 
 __all__ = [
     "Accelerator",
@@ -33,18 +34,22 @@ __all__ = [
     "QemuMachine",
     "RecPolicy",
     "RipasPolicy",
+    "SnpBoot",
+    "SnpFirmware",
+    "SnpMachine",
     "TpmInterface",
     "UefiFirmware",
     "VirtioTransport",
 ]
 _OF_QEMU = frozenset(["Accelerator", "Disk", "QemuMachine", "TpmInterface", "UefiFirmware"])
+_OF_SNP = frozenset(["SnpBoot", "SnpFirmware", "SnpMachine"])
 
 
 def __getattr__(name: str) -> object:
     """A name of ``__all__``, from its module: a command that launches one kind of machine reads no other."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "qemu" if name in _OF_QEMU else "kvmtool"
+    module = "qemu" if name in _OF_QEMU else "snp" if name in _OF_SNP else "kvmtool"
     value: object = getattr(importlib.import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value

@@ -111,6 +111,12 @@ class SevLaunch:
     linux: bool = True
 
     @property
+    def images(self) -> tuple[tuple[str, SevFirmware], ...]:
+        """Files that are measured page by page, each with its role."""
+        svsm = (("svsm", self.svsm),) if self.svsm else ()
+        return (("firmware", self.firmware), *svsm)
+
+    @property
     def hashes(self) -> KernelHashes | None:
         """What the table of kernel hashes says; None where there is none."""
         if self.kernel is None or not self.machine.kernel_hashes:

@@ -25,6 +25,7 @@ _ARTEFACTS = (
     *("packages", "kernel", "rootfs", "verity", "initramfs", "uki", "keys", "variables", "disk", "golden"),
     *("applications", "provision", "metadata", "reference", "kernels", "image", "boot", "data", "sbom"),
     *("helpers", "base", "convert", "encrypt", "publish", "workload"),
+    *("files", "bundles", "policies", "capture"),
 )
 _COMMANDS = (
     *("launch", "check", "run", "update", "stability", "test", "lint", "bench", "clean", "list", "info"),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import suggestion
-from ..machine import QemuMachine
 from ..reader import Marks, Size, Text
 from ..units import MIB
 from .common import (
@@ -35,9 +34,10 @@ from .cvm import (
     check_disk,
     check_initramfs,
     check_kernel_cmdline,
+    check_snp,
 )
 from .golden import GoldenSpec
-from .machines import MachineSpec, add_machines
+from .machines import Machines, MachineSpec, add_machines
 from .publish import PublishSpec, check_publish
 from .realm import Digest
 from .volumes import FilePath, UnlockSpec, VolumeHeader, check_unlock
@@ -137,20 +137,32 @@ def load_converted(path: Path, root: Path) -> ConvertedImage:
         SpecError: with every mistake of the recipe.
     """
     recipe, marks = read_recipe(path, root, ConvertedRecipe)
-    machines: list[QemuMachine] = []
+    machines = Machines()
     attempt(marks, check_name, path.stem)
     for check in (_check_base, _check_root, _check_packages):
         attempt(marks, check, recipe)
     # What a converted image has in common with one that is made of packages alone.
-    for shared in (check_initramfs, check_kernel_cmdline, check_architecture, check_disk, check_publish):
+    for shared in (
+        check_initramfs,
+        check_kernel_cmdline,
+        check_architecture,
+        check_disk,
+        check_snp,
+        check_publish,
+    ):
         attempt(marks, shared, recipe)
     for search in (_check_overlays, _check_volume):
         attempt(marks, search, recipe, root)
     for index, spec in enumerate(recipe.machines or ()):
-        attempt(marks, add_machines, spec, index, machines)
+        attempt(marks, add_machines, spec, index, machines, root)
     marks.raise_problems()
     return ConvertedImage(
-        name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places
+        name=path.stem,
+        path=path,
+        recipe=recipe,
+        machines=tuple(machines.plain),
+        snp=tuple(machines.snp),
+        places=marks.places,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from ..errors import suggestion
-from ..machine import QemuMachine
+from ..machine import QemuMachine, SnpMachine
 from ..reader import Marks, Size, Text
 from ..units import MIB
 from .attest import AttestSpec, check_attest
@@ -28,7 +28,7 @@ from .common import (
     read_recipe,
 )
 from .golden import GoldenSpec
-from .machines import MachineSpec, add_machines
+from .machines import Machines, MachineSpec, add_machines, check_snp_boots
 from .publish import PublishSpec, check_publish
 from .volumes import FormatPolicy, UnlockSpec, VolumeIntegrity, check_format, check_seconds, check_unlock
 from .workload import WorkloadSpec, check_workload
@@ -190,15 +190,25 @@ class BootRecipe(Protocol):
         """The initramfs."""
 
     @property
+    def machines(self) -> tuple[MachineSpec, ...]:
+        """Families of machines that it is measured for."""
+
+    @property
     def disk(self) -> DiskSpec:
         """The disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskBuildable(Buildable):
-    """What boots from a disk of its own by UEFI, on the machines of its recipe."""
+    """What boots from a disk of its own by UEFI, on the machines of its recipe.
+
+    Attributes:
+        machines: those whose TPM is all that measures.
+        snp: those with SEV-SNP.
+    """
 
     machines: tuple[QemuMachine, ...]
+    snp: tuple[SnpMachine, ...] = ()
 
     @property
     def captures_path(self) -> Path:
@@ -220,7 +230,7 @@ def load_image(path: Path, root: Path) -> Image:
         SpecError: with every mistake of the recipe.
     """
     recipe, marks = read_recipe(path, root, Recipe)
-    machines: list[QemuMachine] = []
+    machines = Machines()
     attempt(marks, check_name, path.stem)
     for check in (
         _check_root_packages,
@@ -229,6 +239,7 @@ def load_image(path: Path, root: Path) -> Image:
         check_kernel_cmdline,
         check_architecture,
         check_disk,
+        check_snp,
         check_publish,
         _check_attest,
     ):
@@ -236,9 +247,16 @@ def load_image(path: Path, root: Path) -> Image:
     for search in (_check_overlays, _check_volume, _check_workload):
         attempt(marks, search, recipe, root)
     for index, spec in enumerate(recipe.machines or ()):
-        attempt(marks, add_machines, spec, index, machines)
+        attempt(marks, add_machines, spec, index, machines, root)
     marks.raise_problems()
-    return Image(name=path.stem, path=path, recipe=recipe, machines=tuple(machines), places=marks.places)
+    return Image(
+        name=path.stem,
+        path=path,
+        recipe=recipe,
+        machines=tuple(machines.plain),
+        snp=tuple(machines.snp),
+        places=marks.places,
+    )
 
 
 def check_architecture(marks: Marks, recipe: BootRecipe) -> None:
@@ -298,6 +316,16 @@ def check_disk(marks: Marks, recipe: BootRecipe) -> None:
         what = "disk.esp_size must be at least 34MiB; a smaller file system is not FAT32"
         marks.add(("disk", "esp_size"), what)
     check_unique(marks, ("disk", "formats"), recipe.disk.formats, "disk format")
+
+
+def check_snp(marks: Marks, recipe: BootRecipe) -> None:
+    """Notes machines with SEV-SNP that the image would not come up on."""
+    check_snp_boots(
+        marks,
+        recipe.machines,
+        needs_tpm=recipe.initramfs.tpm is TpmPolicy.REQUIRED,
+        own_words_only=recipe.profile is Profile.RELEASE,
+    )
 
 
 def check_initramfs(marks: Marks, recipe: BootRecipe) -> None:

@@ -53,6 +53,31 @@ def read_boot(
     return prepare(inputs), model
 
 
+def read_unknown_boot(firmware: str, disk: Path) -> PreparedBoot:
+    """The boot of a disk by firmware that nothing is known of, without Secure Boot, hashed.
+
+    Args:
+        firmware: name of its file.
+
+    Raises:
+        FormatError: the disk does not parse, or has no boot program.
+        MeasureError: something on it is not modelled.
+    """
+    with disk.open("rb") as file:
+        event, stub = read_disk(file, disk.name)
+    sources = SourceNames(firmware=firmware, variables=firmware, disk=disk.name)
+    return prepare(
+        BootInputs(
+            firmware_code=b"",
+            firmware_model=None,
+            variables=(),
+            gpt_event=event,
+            stub=stub,
+            sources=sources,
+        )
+    )
+
+
 def read_disk(file: BinaryIO, source: str) -> tuple[bytes, StubInputs]:
     """What firmware measures of the partition table, and the UKI it starts with all that lies beside it.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from doit.exceptions import TaskFailed
 
 from ..errors import ImageError, SpecError, ToolError
+from ..machine import Accelerator
 from ..schema import DiskImage
 from . import golden
 from .run import pick
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from ..golden.verify import Comparison
 
 TIMEOUT = 420.0
+# A check holds TPM registers against the prediction; a launch digest is in an attestation report.
+NO_SNP = (
+    "it needs a host with SEV-SNP, which no check has; start its script on one, and hold the guest's "
+    "attestation report against golden.json with `goldsmith verify --snp-report`"
+)
 AT_ONCE = 2
 
 
@@ -89,19 +95,33 @@ def check(image: DiskImage, machine: Sequence[str]) -> TaskFailed | None:
         record.unlink(missing_ok=True)
     except ImageError as error:
         return TaskFailed(str(error))
+    left = not_booted(image) if not machine else ()
     count = "1 machine" if len(expected) == 1 else f"{len(expected)} machines, {AT_ONCE} at a time"
     say(f"booting {count}; each takes a minute or two")
     outcomes = _attempt_all(image, expected)
-    write_text(record, json.dumps(_json(image, outcomes), indent=1) + "\n")
+    write_text(record, json.dumps(_json(image, outcomes, left), indent=1) + "\n")
     for outcome in outcomes:
         say(_table(outcome) if isinstance(outcome, Proof) else f"\n{outcome.machine}\n  {outcome.message}")
+    if left:
+        say("\nnot booted, so nothing is proved of them here")
+    for item in left:
+        say(f"  {item.machine}: {item.message}")
     complaints = [line for outcome in outcomes for line in _complaints(outcome)]
     return TaskFailed("\n".join(complaints)) if complaints else None
 
 
 def _expected(image: DiskImage, names: Sequence[str]) -> list[GoldenMachine]:
-    """The golden entries of the machines to boot."""
+    """The golden entries of the machines to boot.
+
+    Raises:
+        SpecError: one is not known, or cannot be booted here.
+    """
     from ..golden import manifest_reader
+
+    snp = {item.name for item in image.snp}
+    for name in names:
+        if name in snp:
+            raise SpecError(f"{image.name}: {name} cannot be checked: {NO_SNP}")
 
     path = golden.golden_path(image)
     where = path.relative_to(OUT.parent).as_posix() if path.is_relative_to(OUT.parent) else str(path)
@@ -121,6 +141,15 @@ class NoProof:
 
     machine: str
     message: str
+
+
+def not_booted(image: DiskImage) -> tuple[NoProof, ...]:
+    """The machines of the recipe that no check boots, each with the reason."""
+    kvm = [item.name for item in image.machines if item.accelerator is not Accelerator.TCG]
+    return (
+        *(NoProof(name, "it needs KVM; name it by --machine on a host that has it") for name in kvm),
+        *(NoProof(item.name, NO_SNP) for item in image.snp),
+    )
 
 
 def _attempt_all(image: DiskImage, expected: Sequence[GoldenMachine]) -> list[Proof | NoProof]:
@@ -279,8 +308,12 @@ def _complaints(outcome: Proof | NoProof) -> list[str]:
     return lines
 
 
-def _json(image: DiskImage, outcomes: Sequence[Proof | NoProof]) -> dict[str, Any]:
-    return {"schema": 1, "image": image.name, "machines": [_outcome_json(outcome) for outcome in outcomes]}
+def _json(image: DiskImage, outcomes: Sequence[Proof | NoProof], left: Sequence[NoProof]) -> dict[str, Any]:
+    value: dict[str, Any] = {"schema": 1, "image": image.name}
+    value["machines"] = [_outcome_json(outcome) for outcome in outcomes]
+    if left:
+        value["not_booted"] = [{"name": item.machine, "reason": item.message} for item in left]
+    return value
 
 
 def _outcome_json(outcome: Proof | NoProof) -> dict[str, Any]:

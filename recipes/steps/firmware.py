@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 from ..errors import SpecError
-from ..machine import UefiFirmware
-from ..schema import DiskImage
+from ..machine import SnpFirmware, UefiFirmware
+from ..schema import DiskImage, load_firmware
 from . import keys
-from .packages import resolved_lock
+from .digests import ROOT
+from .packages import FIRMWARE_GROUP, resolved_lock
 from .seeds import derived_uuid
 from .task import OUT, Step
 from .unpack import unpacked
@@ -17,13 +19,30 @@ from .unpack import unpacked
 
 def firmware_files(image: DiskImage) -> tuple[str, ...]:
     """Names of the firmware files that the image's machines use, each once."""
-    names = {name for machine in image.machines for name in (machine.firmware.code, machine.firmware.vars)}
-    return tuple(sorted(names))
+    return tuple(name for _, names in _sources(image) for name in names)
 
 
-def code_path(image: DiskImage, firmware: UefiFirmware) -> Path:
-    """Path of a firmware's code flash."""
-    return OUT / image.name / "firmware" / firmware.code
+def firmware_lock(image: DiskImage, firmware: SnpFirmware) -> Path:
+    """Path of the lock that firmware comes from: the image's, or that of a recipe which images share."""
+    if not firmware.recipe:
+        return resolved_lock(image)
+    path = ROOT / "recipes" / "firmware" / f"{firmware.recipe}.yaml"
+    return resolved_lock(load_firmware(path, ROOT))
+
+
+def _sources(image: DiskImage) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+    """Locks, and the files that are taken out of the packages of each; the image's own lock is the first."""
+    own = {name for machine in image.machines for name in (machine.firmware.code, machine.firmware.vars)}
+    found = {resolved_lock(image): own}
+    for machine in image.snp:
+        found.setdefault(firmware_lock(image, machine.firmware), set()).add(machine.firmware.file)
+    return tuple((lock, tuple(sorted(names))) for lock, names in found.items() if names)
+
+
+def code_path(image: DiskImage, firmware: UefiFirmware | SnpFirmware) -> Path:
+    """Path of a firmware's code flash, or of the one file that it is."""
+    name = firmware.file if isinstance(firmware, SnpFirmware) else firmware.code
+    return OUT / image.name / "firmware" / name
 
 
 def variables_path(image: DiskImage, firmware: UefiFirmware) -> Path:
@@ -39,9 +58,9 @@ def steps(image: DiskImage) -> tuple[Step, ...]:
         basename="firmware",
         image=image,
         products=tuple(folder / name for name in firmware_files(image)),
-        inputs=(resolved_lock(image),),
+        inputs=tuple(lock for lock, _ in _sources(image)),
         build=build,
-        arguments={"lock": resolved_lock(image), "names": firmware_files(image)},
+        arguments={"sources": _sources(image)},
         doc="take the firmware of the machines out of its package",
     )
     enrolled = sorted({machine.firmware.vars for machine in image.machines if machine.firmware.secure_boot})
@@ -61,9 +80,20 @@ def steps(image: DiskImage) -> tuple[Step, ...]:
     return (unpack, enrol) if enrolled else (unpack,)
 
 
-def build(*targets: Path, lock: Path, names: tuple[str, ...]) -> None:
-    """Writes the firmware files."""
-    with unpacked(lock, "firmware", targets[0]) as (tree, packages):
+def build(*targets: Path, sources: tuple[tuple[Path, tuple[str, ...]], ...]) -> None:
+    """Writes the firmware files.
+
+    Args:
+        sources: locks, and names of the files out of the packages of each.
+    """
+    left = list(targets)
+    for lock, names in sources:
+        _take(lock, names, left[: len(names)])
+        del left[: len(names)]
+
+
+def _take(lock: Path, names: Sequence[str], targets: Sequence[Path]) -> None:
+    with unpacked(lock, FIRMWARE_GROUP, targets[0]) as (tree, packages):
         for name, target in zip(names, targets, strict=True):
             node = next((node for path, node in tree.sorted() if path.rpartition("/")[2] == name), None)
             if node is None or node.payload is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,19 @@ from ..machine import QemuMachine
 from ..reader import Marks
 from ..schema import Buildable, DiskImage, Image
 from ..schema.golden import WildcardSpec
-from . import firmware, initramfs, kernel, launch, rootfs, uki, unlock_keys, unlock_policy, verity, workload
+from . import (
+    firmware,
+    golden_snp,
+    initramfs,
+    kernel,
+    launch,
+    rootfs,
+    uki,
+    unlock_keys,
+    unlock_policy,
+    verity,
+    workload,
+)
 from .digests import ROOT, read_sidecar
 from .disk_formats import other_sizes, shipped_disks, virtual_sizes
 from .places import marks
@@ -48,10 +60,11 @@ class MachineFiles:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The golden entry of each machine, and the UKI that all of them boot."""
+    """The golden entry of each machine, those with SEV-SNP apart, and the UKI that all of them boot."""
 
     machines: tuple[GoldenMachine, ...]
     uki: MeasuredUki
+    snp: tuple[GoldenMachine, ...] = ()
 
 
 def step(image: DiskImage) -> Step:
@@ -69,12 +82,25 @@ def step(image: DiskImage) -> Step:
     artefacts = artefact_paths(image)
     captures = (image.captures_path,) if image.captures_path.exists() else ()
     opened = volumes(image)
+    snp = golden_snp.snp_files(image)
     signer = (unlock_keys.PUBLIC,) if unlock_policy.is_any_signed(opened) else ()
     return Step(
         basename="golden",
         image=image,
         products=(golden_path(image),),
-        inputs=(*artefacts, *flashes, *captures, MODELS, *signer, *unlock_policy.provider_files(opened)),
+        inputs=tuple(
+            dict.fromkeys(
+                (
+                    *artefacts,
+                    *flashes,
+                    *golden_snp.inputs(snp),
+                    *captures,
+                    MODELS,
+                    *signer,
+                    *unlock_policy.provider_files(opened),
+                )
+            )
+        ),
         # A recipe whose lines only move stays up to date.
         build=partial(build, marks=marks(image)),
         arguments={
@@ -87,17 +113,24 @@ def step(image: DiskImage) -> Step:
             "captures": captures,
             "opened": opened,
             "measured": workload.measured(image),
+            "snp": snp,
         },
         doc="compute the golden measurements of every machine",
     )
 
 
 def _with_workload(predicted: Predicted, measured: workload.Measured) -> Predicted:
+    """The prediction with the workload's register on every machine whose TPM is predicted."""
+    from ..golden.sev import with_workload_of_host
     from ..golden.workload import with_workload
     from ..measure.userspace import workload_step
 
     step = workload_step(measured.register, measured.name, measured.manifest.read_bytes())
-    return Predicted(tuple(with_workload(machine, step) for machine in predicted.machines), predicted.uki)
+    return replace(
+        predicted,
+        machines=tuple(with_workload(machine, step) for machine in predicted.machines),
+        snp=tuple(with_workload_of_host(machine, step) for machine in predicted.snp),
+    )
 
 
 def _unmeasured(measured: workload.Measured | None) -> tuple[str, ...]:
@@ -134,6 +167,7 @@ def build(
     opened: Sequence[Volume],
     marks: Marks,
     measured: workload.Measured | None = None,
+    snp: tuple[golden_snp.SnpFiles, ...] = (),
 ) -> None:
     """Writes the golden manifest.
 
@@ -143,11 +177,14 @@ def build(
     from ..golden.disk_lint import lint_disks, lint_wildcards
     from ..golden.manifest import GoldenManifest, Wildcard, dump
     from ..golden.predict import UNMEASURED
+    from ..golden.sev import SNP_UNMEASURED
     from ..golden.unlock_lint import lint
 
     (_, raw_disk), *_ = disks
     shipped = virtual_sizes(disks)
-    predicted = predict(files, raw_disk, captures, shipped)
+    predicted = replace(
+        predict(files, raw_disk, captures, shipped), snp=golden_snp.predict(snp, raw_disk, shipped)
+    )
     if measured is not None:
         predicted = _with_workload(predicted, measured)
     insecure = tuple(item.machine.name for item in files if not item.machine.firmware.secure_boot)
@@ -166,8 +203,8 @@ def build(
         image=name,
         version=version,
         artefacts=tuple(artefact(path) for path in artefacts),
-        machines=predicted.machines,
-        unmeasured=(*UNMEASURED, *_unmeasured(measured)),
+        machines=(*predicted.machines, *predicted.snp),
+        unmeasured=(*UNMEASURED, *_unmeasured(measured), *(SNP_UNMEASURED if predicted.snp else ())),
         unlock=unlock_policies(opened, predicted, insecure),
         disks=shipped,
         wildcards=ignored,
@@ -215,6 +252,7 @@ def unlock_policies(
         VerifyError: the UKI does not carry exactly the signatures that the predicted boots need.
     """
     from ..golden import unlock_predict
+    from ..golden.sev import without_keys
 
     found = []
     for volume in opened:
@@ -229,7 +267,7 @@ def unlock_policies(
         if public is not None:
             entries = unlock_policy.signatures_of(predicted.uki, public)
             unlock_predict.check_approved(item, entries, f"{predicted.uki.name} .pcrsig")
-        found.append(item)
+        found.append(without_keys(item, predicted.snp))
     return tuple(found)
 
 

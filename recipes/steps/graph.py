@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..schema import ConvertedImage, DiskImage, Image, Project, RealmImage, SharedKernel
+from ..schema import ConvertedImage, DiskImage, HatsImage, Image, Project, RealmImage, SharedKernel
 from . import (
     broker_keys,
     check,
@@ -34,6 +34,9 @@ from . import (
 )
 from .convert import base, encrypt, jindisk, root
 from .convert import disk as converted_disk
+from .hats import bundles, capture, files, policies
+from .hats import golden as hats_golden
+from .hats import keys as hats_keys
 from .realm import applications, provision, stability
 from .realm import golden as realm_golden
 from .realm import initramfs as realm_initramfs
@@ -61,18 +64,22 @@ HEADERS = {
     "data": "make data partitions that come with their image",
     "disk": "lay out disks, and write them in the formats of clouds",
     "applications": "import or make OCI application images, check and sign them",
+    "files": "take the files that HATs launches, or stand-ins for them",
+    "bundles": "write the archives that HATs' launcher takes",
     "launch": "render launch scripts",
     "golden": "compute golden measurements",
+    "policies": "write appraisal policies and the configuration of HATs' launcher",
     "publish": "put together what publishes images on clouds",
     "provision": "write signed realm metadata, reference values and the lines that start a realm",
     "stability": "say which options change a realm's measurement",
     "check": "boot an image and compare what the TPM measured with the prediction",
     "run": "boot an image on this terminal",
+    "capture": "capture ACPI tables for stage0 from the QEMU that is installed",
     "update": "resolve a lock again and capture what only a running VMM knows",
 }
 
 # Tasks that run virtual machines or test runners, which must not be left behind.
-START_PROGRAMS = frozenset({"check", "convert", "update", "test", "lint", "bench"})
+START_PROGRAMS = frozenset({"capture", "check", "convert", "update", "test", "lint", "bench"})
 
 
 def steps(image: Image) -> tuple[Step, ...]:
@@ -129,6 +136,18 @@ def realm_steps(realm: RealmImage, shared: SharedKernel) -> tuple[Step, ...]:
     )
 
 
+def hats_steps(image: HatsImage) -> tuple[Step, ...]:
+    """The steps that bundle and measure what HATs launches."""
+    return (
+        packages.step(image),
+        kernel.step(image),
+        files.step(image),
+        bundles.step(image),
+        hats_golden.step(image),
+        policies.step(image),
+    )
+
+
 def processes(arguments: Sequence[str]) -> int:
     """How many steps run at once. A task that talks to the terminal must be in doit's own process (0)."""
     interactive = any(word == "run" or word.startswith("run:") for word in arguments)
@@ -160,6 +179,9 @@ def _tasks(project: Project) -> Iterator[Task]:
         yield packages.step(shared).task()
         yield kernel.step(shared).task()
         yield update.task(shared)
+    for firmware_of_images in project.firmware:
+        yield packages.step(firmware_of_images).task()
+        yield update.task(firmware_of_images)
     for image in project.images:
         yield from _disk_tasks(image, steps(image))
     for converted in project.converted:
@@ -175,7 +197,21 @@ def _tasks(project: Project) -> Iterator[Task]:
         yield {**whole, "clean": report["clean"]}
         yield report
         yield update.task(realm)
+    for hats in project.hats:
+        yield from _hats_tasks(hats)
     yield from develop.tasks()
+
+
+def _hats_tasks(image: HatsImage) -> Iterator[Task]:
+    """The tasks of what HATs launches."""
+    key = hats_keys.key_path(image)
+    if key is not None:
+        yield hats_keys.task(image, key)
+    built = hats_steps(image)
+    yield from (step.task() for step in built)
+    yield summary.task(image, [step.name for step in built])
+    yield capture.task(image)
+    yield update.task(image)
 
 
 def _disk_tasks(image: DiskImage, built: Sequence[Step]) -> Iterator[Task]:
@@ -183,7 +219,8 @@ def _disk_tasks(image: DiskImage, built: Sequence[Step]) -> Iterator[Task]:
     if volume_keys.kept(image):
         yield volume_keys.task(image)
     yield from (step.task() for step in built)
-    yield summary.task(image, [step.name for step in built])
+    shared = dict.fromkeys(item.firmware.recipe for item in image.snp if item.firmware.recipe)
+    yield summary.task(image, [*(f"packages:{name}" for name in shared), *(step.name for step in built)])
     yield check.task(image)
     yield run.task(image)
     yield update.task(image)

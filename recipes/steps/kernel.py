@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError
-from ..schema import DiskImage, SharedKernel
+from ..schema import DiskImage, HatsImage, SharedKernel
 from . import packages
 from .packages import resolved_lock
 from .task import OUT, Step
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from ..formats.kmod import ModuleDirectory
 
 
-def vmlinuz(image: DiskImage | SharedKernel) -> Path:
+def vmlinuz(image: DiskImage | HatsImage | SharedKernel) -> Path:
     """Path of the kernel."""
     return OUT / image.folder / "vmlinuz"
 
 
-def kernel_facts(image: DiskImage | SharedKernel) -> Path:
+def kernel_facts(image: DiskImage | HatsImage | SharedKernel) -> Path:
     """Path of ``kernel.json``: release (``uname -r``), package and version."""
     return OUT / image.folder / "kernel.json"
 
 
-def package_files(image: DiskImage | SharedKernel) -> Path:
+def package_files(image: DiskImage | HatsImage | SharedKernel) -> Path:
     """Path of the kernel package's files as one plain tar archive: what modules are taken from."""
     return OUT / image.folder / "kernel.tar"
 
 
-def step(image: DiskImage | SharedKernel) -> Step:
+def step(image: DiskImage | HatsImage | SharedKernel) -> Step:
     """The step that unpacks the kernel."""
     return Step(
         basename="kernel",

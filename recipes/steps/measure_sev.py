@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, MeasureError
-from ..measure.sev import HashedFile, SevFirmware, SevLaunch
-from ..units import KIB, MIB, format_size
-from ..vmm.sev_values import ParsedSev, SevHost
+from ..measure.sev import HashedFile, SevFirmware, SevLaunch, matrix, replay
+from ..units import GIB, KIB, MIB, format_size
+from ..vmm.sev_values import ParsedSev, SevFiles, SevHost
 from .blobs import FileBlob
 
 if TYPE_CHECKING:
     from ..formats.p384 import SigningKey
+    from ..machine.sev import SevMachine
+    from ..machine.sev_cpus import CpuSignature
+    from ..measure.igvm import IgvmLaunch
+    from ..measure.igvm_image import IgvmImage
+    from ..measure.sev import MatrixEntry, SevPrediction
 
 # Builds have 512 KiB (stage0) to 16 MiB; no more is read. Spec: QEMU 10.0 hw/i386/pc_sysfw.c
 # FLASH_SIZE_LIMIT, 8 MiB for flash.
 MAX_FIRMWARE = 64 * MIB
+# Ours: IGVM files may hold kernel and initrd. Nothing of their size is kept.
+MAX_IGVM = 1 * GIB
 # Ours: a process that measures one launch is small, and larger pieces are no faster.
 _WINDOW = 256 * KIB
 # Ours: a P-384 key in any form has a few hundred bytes.
@@ -40,9 +47,35 @@ class OpenedSev:
         notes: what was assumed, for people.
     """
 
-    launch: SevLaunch
+    launch: SevLaunch | IgvmLaunch
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def replay(self) -> SevPrediction:
+        """What it measures.
+
+        Raises:
+            FormatError: the firmware's table is missing or damaged.
+            MeasureError: the machine cannot be launched like that, or it is not modelled.
+        """
+        if isinstance(self.launch, SevLaunch):
+            return replay(self.launch)
+        from ..measure.igvm import replay as replay_igvm
+
+        return replay_igvm(self.launch)
+
+    def matrix(self, vcpus: Sequence[int], cpus: Sequence[CpuSignature]) -> tuple[MatrixEntry, ...]:
+        """The digests of the machine with other CPUs and numbers of them.
+
+        Raises:
+            FormatError: the firmware's table is missing or damaged.
+            MeasureError: a shape cannot be launched.
+        """
+        if isinstance(self.launch, SevLaunch):
+            return matrix(self.launch, vcpus, cpus)
+        from ..measure.igvm import matrix as matrix_igvm
+
+        return matrix_igvm(self.launch, vcpus, cpus)
 
 
 def open_command_line(argv: Sequence[str], host: SevHost, *, name: str = "command line") -> OpenedSev:
@@ -53,7 +86,7 @@ def open_command_line(argv: Sequence[str], host: SevHost, *, name: str = "comman
     """
     from ..vmm.sev_parse import parse
 
-    return _open(parse(argv, name=name, host=host, file_size=lambda path: FileBlob.of(Path(path)).size))
+    return open_parsed(parse(argv, name=name, host=host, file_size=lambda path: FileBlob.of(Path(path)).size))
 
 
 def open_described(text: str, host: SevHost) -> OpenedSev:
@@ -64,7 +97,7 @@ def open_described(text: str, host: SevHost) -> OpenedSev:
     """
     from ..vmm.sev_described import parse_described
 
-    return _open(parse_described(text, host=host))
+    return open_parsed(parse_described(text, host=host))
 
 
 def read_firmware(path: Path) -> SevFirmware:
@@ -78,6 +111,34 @@ def read_firmware(path: Path) -> SevFirmware:
         what = f"{format_size(blob.size)}, at most {format_size(MAX_FIRMWARE)} are taken for firmware"
         raise FormatError(str(path), f"{what}; give the firmware file")
     return SevFirmware.of(blob.name, blob.windows(_WINDOW))
+
+
+def read_igvm(path: Path) -> IgvmImage:
+    """An IGVM file, read in pieces: once for its hash, then page by page.
+
+    Raises:
+        FormatError: it is no IGVM file, is damaged, or is too large.
+        MeasureError: it is not for SEV-SNP, or QEMU does not load it.
+    """
+    from ..formats.igvm import FIXED_SIZE, parse_fixed, parse_igvm
+    from ..measure.igvm_image import IgvmImage
+
+    blob = FileBlob.of(path)
+    if blob.size > MAX_IGVM:
+        what = f"{format_size(blob.size)}, at most {format_size(MAX_IGVM)} are taken for an IGVM file"
+        raise FormatError(str(path), f"{what}; give the file that QEMU loads")
+    fixed = parse_fixed(blob.head(FIXED_SIZE), blob.name, size=blob.size)
+    file = parse_igvm(blob.head(fixed.headers_end), blob.name, size=blob.size)
+    state = hashlib.sha256()
+    for window in blob.windows(_WINDOW):
+        state.update(window)
+    with path.open("rb") as source:
+
+        def read(offset: int, size: int) -> bytes:
+            source.seek(offset)
+            return source.read(size)
+
+        return IgvmImage.of(blob.name, file, sha256=state, read=read)
 
 
 def read_signing_key(path: Path) -> SigningKey:
@@ -105,17 +166,63 @@ def read_signing_key(path: Path) -> SigningKey:
     return SigningKey.from_scalar(key.private_numbers().private_value, str(path))
 
 
-def _open(parsed: ParsedSev) -> OpenedSev:
+def open_parsed(parsed: ParsedSev) -> OpenedSev:
+    """The launch of a machine and the files it names.
+
+    Raises:
+        ImageError: a file cannot be read, or is no firmware.
+    """
     files = parsed.files
-    launch = SevLaunch(
-        machine=parsed.machine,
+    if files.igvm:
+        return _open_igvm(parsed, Path(files.igvm))
+    launch = read_launch(parsed.machine, files)
+    return OpenedSev(launch=launch, ignored=parsed.ignored, notes=parsed.notes)
+
+
+def read_launch(machine: SevMachine, files: SevFiles) -> SevLaunch:
+    """A machine with the files that it starts with.
+
+    Raises:
+        ImageError: a file cannot be read, or is no firmware.
+    """
+    return SevLaunch(
+        machine=machine,
         firmware=read_firmware(Path(files.firmware)),
-        kernel=_hashed(files.kernel),
-        initrd=_hashed(files.initrd),
+        kernel=hashed_file(files.kernel),
+        initrd=hashed_file(files.initrd),
         svsm=read_firmware(Path(files.svsm)) if files.svsm else None,
         linux=files.kernel is not None and _is_linux(Path(files.kernel)),
     )
-    return OpenedSev(launch=launch, ignored=parsed.ignored, notes=parsed.notes)
+
+
+def _open_igvm(parsed: ParsedSev, path: Path) -> OpenedSev:
+    from ..measure.igvm import IgvmLaunch
+
+    image = read_igvm(path)
+    machine, notes = _with_image(parsed, image)
+    files = parsed.files
+    launch = IgvmLaunch(
+        machine=machine, igvm=image, kernel=hashed_file(files.kernel), initrd=hashed_file(files.initrd)
+    )
+    return OpenedSev(launch=launch, ignored=parsed.ignored, notes=(*parsed.notes, *notes))
+
+
+def _with_image(parsed: ParsedSev, image: IgvmImage) -> tuple[SevMachine, tuple[str, ...]]:
+    """The machine with what the IGVM file says of it, and notes on that."""
+    machine, notes = parsed.machine, []
+    features, policy = image.features, image.policy
+    if features is None and not parsed.stated_features:
+        notes.append(f"SEV_FEATURES {machine.features:#x} assumed: {image.name} does not describe vCPU 0")
+    if features is not None and parsed.stated_features and features != machine.features:
+        what = f"the VMSA in {image.name} has {features:#x}, and KVM takes them from there"
+        raise MeasureError(f"--host sev-features={machine.features:#x}: {what}; leave it out")
+    if policy and parsed.stated_policy and policy != machine.policy:
+        notes.append(f"policy {policy:#x} of {image.name} is in force, not {machine.policy:#x}")
+    return replace(
+        machine,
+        features=machine.features if features is None else features,
+        policy=policy or machine.policy,
+    ), tuple(notes)
 
 
 def _is_linux(path: Path) -> bool:
@@ -125,11 +232,19 @@ def _is_linux(path: Path) -> bool:
     return head[_MAGIC:_PROTOCOL] == b"HdrS" and version >= _OLDEST
 
 
-def _hashed(path: str | None) -> HashedFile | None:
-    """A file that is hashed as a whole, in pieces."""
-    if path is None:
-        return None
-    blob, state, size = FileBlob.of(Path(path)), hashlib.sha256(), 0
+def hashed_file(path: str | None) -> HashedFile | None:
+    """A file that is hashed as a whole, or None where there is none."""
+    return None if path is None else hash_file(Path(path))
+
+
+def hash_file(path: Path) -> HashedFile:
+    """A file that is hashed as a whole, in pieces.
+
+    Raises:
+        FormatError: it is no regular file.
+        MeasureError: it changed meanwhile.
+    """
+    blob, state, size = FileBlob.of(path), hashlib.sha256(), 0
     for window in blob.windows(_WINDOW):
         state.update(window)
         size += len(window)

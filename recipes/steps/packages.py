@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..schema import Architecture, Buildable, ConvertedImage, Image, RealmImage, SharedKernel
+from ..schema import (
+    Architecture,
+    Buildable,
+    ConvertedImage,
+    HatsImage,
+    Image,
+    RealmImage,
+    SharedFirmware,
+    SharedKernel,
+)
 from ..schema.volumes import FormatPolicy
 from ..units import MIB
 from .convert import asking as converted
@@ -20,7 +29,8 @@ if TYPE_CHECKING:
     from ..sources.lock import Lock
     from ..sources.request import Request
 
-TOOLS_GROUP = converted.TOOLS_GROUP
+TOOLS_GROUP, FIRMWARE_GROUP = converted.TOOLS_GROUP, converted.FIRMWARE_GROUP
+APPLICATION_GROUP = "application"
 PACKAGES = CACHE / "packages"
 APT_WORK = CACHE / "apt"
 DEBIAN_ARCHITECTURES = {Architecture.X86_64: "amd64", Architecture.AARCH64: "arm64"}
@@ -73,7 +83,7 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
             ("kernel", (recipe.kernel.package,), ("kernel", "package")),
             ("stub", (recipe.uki.stub,), ("uki", "stub")),
             ("toolchain", recipe.initramfs.toolchain, ("initramfs", "toolchain")),
-            ("firmware", _firmware(image), ("machines", "firmware")),
+            (FIRMWARE_GROUP, converted.firmware_packages(image), ("machines", "firmware")),
             *((volume,) if recipe.data.format is FormatPolicy.NEVER else ()),
             *_workload_images(image),
         )
@@ -86,8 +96,14 @@ def asked_for(image: Buildable) -> tuple[Asking, ...]:
             if item.packages
         )
         return (("initramfs", image.recipe.initramfs.packages, ("initramfs", "packages")), *made)
+    if isinstance(image, HatsImage):
+        application = image.recipe.application.packages
+        wanted = ((APPLICATION_GROUP, application, ("application", "packages")),) if application else ()
+        return (("kernel", (image.recipe.kernel.package,), ("kernel", "package")), *wanted)
     if isinstance(image, SharedKernel):
         return (("kernel", (image.recipe.package,), ("package",)),)
+    if isinstance(image, SharedFirmware):
+        return ((FIRMWARE_GROUP, (image.recipe.package,), ("package",)),)
     raise TypeError(image)
 
 
@@ -96,7 +112,7 @@ def request(image: Buildable) -> Request:
     from ..sources.request import Closure, Group, Request
 
     # What a toolchain depends on is mostly run-time support of languages that no helper is written in.
-    alone = dict.fromkeys(("stub", "firmware", "toolchain", converted.ADDED_GROUP), Closure.NONE)
+    alone = dict.fromkeys(("stub", FIRMWARE_GROUP, "toolchain", converted.ADDED_GROUP), Closure.NONE)
     closures = {"kernel": Closure.KERNEL, **alone}
     path = image.path
     suite, architecture = debian(image)
@@ -128,11 +144,6 @@ def _workload_images(image: Image) -> Iterator[Asking]:
     for index, made in enumerate(workload.images if workload else ()):
         if made.packages:
             yield workload_group(made.name), made.packages, ("workload", "images", index, "packages")
-
-
-def _firmware(image: Image) -> tuple[str, ...]:
-    """The packages with the firmware of the image's machines."""
-    return tuple(sorted({machine.firmware.package for machine in image.machines}))
 
 
 def build(target: Path, *, image: Buildable) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import broker_keys, keys, operator_keys, unlock_keys, volume_keys
+from .hats import keys as hats_keys
 from .realm import keys as realm_keys
 
 if TYPE_CHECKING:
@@ -18,4 +19,4 @@ def own_keys() -> tuple[OwnKey, ...]:
     roles = (keys.key_path(role) for role in keys.ROLES)
     paths = (*roles, unlock_keys.PRIVATE, *broker_keys.PRIVATE, operator_keys.KEY)
     ours = tuple(OwnKey(f"keys/{path.name}", path.read_bytes()) for path in paths if path.exists())
-    return (*ours, *realm_keys.own_keys(), *volume_keys.own_keys())
+    return (*ours, *realm_keys.own_keys(), *volume_keys.own_keys(), *hats_keys.own_keys())

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What firmware decides; PCR 7 is added where the keys are enrolled. All others are the image's everywhere.
 _FIRMWARE = frozenset({"PCR0", "PCR1", "PCR2", "PCR3", "PCR6", "PCR7"})
 _TABLE = "PCR5"
+# Of machines with SEV-SNP; the registers of such a machine's TPM are for the record alone.
+_LAUNCH_DIGEST = "LAUNCH_DIGEST"
 _SHOWN = frozenset({"PCR4", "PCR5", "PCR7", "PCR9", "PCR11"})
 
 
@@ -76,7 +78,7 @@ def cloud_golden(
 
 def _base(manifest: GoldenManifest, *, secure_boot: bool) -> GoldenMachine:
     """A machine that boots as one in the cloud does."""
-    machines = manifest.machines
+    machines = tuple(item for item in manifest.machines if item.trace(_LAUNCH_DIGEST) is None)
     if not machines:
         raise ImageError("golden.json: has no machine; add one to machines of the recipe")
     alike = [item for item in machines if _enforces(item) == secure_boot]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from doit.exceptions import TaskFailed
 
 from ..errors import SpecError, suggestion
-from ..machine import Accelerator, QemuMachine
+from ..machine import Accelerator, QemuMachine, SnpMachine
 from ..schema import DiskImage
 from . import launch
 from .task import OUT, Task
@@ -40,13 +40,14 @@ def run(image: DiskImage, machine: str) -> TaskFailed | None:
     return TaskFailed(f"{name}: exit status {status}") if status else None
 
 
-def pick(image: DiskImage, names: Sequence[str]) -> tuple[QemuMachine, ...]:
+def pick(image: DiskImage, names: Sequence[str]) -> tuple[QemuMachine | SnpMachine, ...]:
     """The machines of these names; without names every one that needs no special host (TCG).
 
     Raises:
         SpecError: a name is not known, or the recipe has no TCG machine.
     """
-    known = {machine.name: machine for machine in image.machines}
+    known: dict[str, QemuMachine | SnpMachine] = {machine.name: machine for machine in image.machines}
+    known |= {machine.name: machine for machine in image.snp}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SpecError(f"{image.name} has no machine {unknown[0]!r}{suggestion(unknown[0], known)}")

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import sys
 
-from ..schema import DiskImage, RealmImage
+from ..schema import DiskImage, HatsImage, RealmImage
 from . import golden
 from .task import OUT, Task, guarded
 
 
-def task(image: DiskImage | RealmImage, steps: list[str]) -> Task:
+def task(image: DiskImage | HatsImage | RealmImage, steps: list[str]) -> Task:
     """The task named like the image. It depends on every step by name, so ``forget`` reaches them all."""
     return {
         "basename": image.name,
-        "doc": f"build and measure {image.name}: {len(image.machines)} machines",
+        "doc": f"build and measure {image.name}: {_machines(image)}",
         "task_dep": steps,
         "actions": [(guarded, [lambda: show(image)])],
         "verbosity": 2,
     }
 
 
-def show(image: DiskImage | RealmImage) -> None:
+def _machines(image: DiskImage | HatsImage | RealmImage) -> str:
+    """How many machines it is measured for: ``10 machines, 5 of them with SEV-SNP``."""
+    snp = () if isinstance(image, HatsImage | RealmImage) else image.snp
+    count = len(image.machines) + len(snp)
+    return f"{count} machines" + (f", {len(snp)} of them with SEV-SNP" if snp else "")
+
+
+def show(image: DiskImage | HatsImage | RealmImage) -> None:
     """Prints the table of artefacts and golden registers."""
     from ..golden import manifest_reader, table
 

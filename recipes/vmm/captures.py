@@ -116,13 +116,13 @@ def _plain(capture: AcpiCapture) -> dict[str, object]:
         "firmware": capture.code_sha256.hex(),
         "firmware_words": None if capture.firmware_words is None else dump_words(capture.firmware_words),
         "sha256": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
-        **{name: base64.b64encode(zlib.compress(blob, 9)).decode() for name, blob in blobs.items()},
+        **{name: pack_blob(blob) for name, blob in blobs.items()},
     }
 
 
 def _capture(fields: Fields) -> AcpiCapture:
     digests = fields.fields("sha256")
-    blobs = {name: _blob(fields, name, digests.hexadecimal(name, 32)) for name in BLOBS}
+    blobs = {name: read_blob(fields, name, digests.hexadecimal(name, 32)) for name in BLOBS}
     digests.finish()
     machine = fields.fields("machine")
     capture = AcpiCapture(
@@ -138,7 +138,21 @@ def _capture(fields: Fields) -> AcpiCapture:
     return capture
 
 
-def _blob(fields: Fields, name: str, digest: bytes) -> bytes:
+def pack_blob(data: bytes) -> str:
+    """Bytes as they stand in JSON: compressed, in base64."""
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def read_blob(fields: Fields, name: str, digest: bytes, *, advice: str = "run the update again") -> bytes:
+    """The bytes that :func:`pack_blob` wrote.
+
+    Args:
+        digest: SHA-256 of them.
+        advice: what to do where they are not what was written.
+
+    Raises:
+        FormatError: they are no such text, are too many, or do not have the digest.
+    """
     inflater = zlib.decompressobj()
     try:
         packed = base64.b64decode(fields.text(name), validate=True)
@@ -148,5 +162,5 @@ def _blob(fields: Fields, name: str, digest: bytes) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise FormatError(fields.source, f"{name!r} is no whole zlib stream of at most {MAX_BLOB} bytes")
     if hashlib.sha256(data).digest() != digest:
-        raise FormatError(fields.source, f"{name!r} does not have its digest; run the update again")
+        raise FormatError(fields.source, f"{name!r} does not have its digest; {advice}")
     return data

@@ -27,6 +27,9 @@ DEFAULT_TIMEOUT = 20.0
 PATIENCE = 5.0
 """Seconds a program is given to end when asked; then it is killed."""
 
+_LAST_WORDS = 1.0
+"""Seconds between a program's closing its connections and its end."""
+
 _MAX_SOCKET_PATH = 107
 _MAX_LINE = 1 << 20
 
@@ -130,6 +133,14 @@ class Program:
     def error(self, status: str) -> ToolError:
         """What to raise when the program fails: its command line and its last lines."""
         return ToolError(self.argv, status, self.output())
+
+    def lost(self, what: str) -> ToolError:
+        """What to raise when the program's connection ends: with its exit status, where it has ended too."""
+        try:
+            status = self._process.wait(_LAST_WORDS) if self._process is not None else None
+        except subprocess.TimeoutExpired:
+            status = None
+        return self.error(what if status is None else f"{what}, exit status {status}")
 
     def check_running(self) -> None:
         """Stops if the program has ended.
@@ -312,7 +323,7 @@ class Lines:
         try:
             self._connection.sendall(line.encode() + b"\n")
         except OSError as error:
-            raise self._owner.error(f"lost its connection ({error})") from None
+            raise self._owner.lost(f"lost its connection ({error})") from None
 
     def receive(self, limit: int = _MAX_LINE) -> str:
         """The next line, without its end.
@@ -322,10 +333,14 @@ class Lines:
         """
         try:
             line = self._file.readline(limit)
-        except OSError as error:
+        except TimeoutError as error:
             raise self._owner.error(f"no answer ({error})") from None
+        except OSError as error:
+            raise self._owner.lost(f"no answer ({error})") from None
         if not line.endswith(b"\n"):
-            raise self._owner.error("closed its connection" if len(line) < limit else "sent an endless line")
+            if len(line) < limit:
+                raise self._owner.lost("closed its connection")
+            raise self._owner.error("sent an endless line")
         return line[:-1].decode("utf-8", "replace")
 
     def close(self) -> None:

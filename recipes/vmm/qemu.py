@@ -9,10 +9,11 @@ Spec: QEMU 7.2 qemu-options.hx; PCR replay notes, section 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import MeasureError
-from ..machine import QemuMachine
+from ..machine import Disk, QemuMachine, TpmInterface
 from ..units import MIB
 
 PROGRAM = "qemu-system-x86_64"
@@ -72,10 +73,8 @@ def render(machine: QemuMachine, files: LaunchFiles) -> tuple[str, ...]:
     words += ["-display", "none", "-no-reboot", "-serial", files.serial]
     words += _flash(machine, files)
     if machine.tpm is not None and files.tpm_socket is not None:
-        words += ["-chardev", "socket,id=chrtpm,path=" + escape(files.tpm_socket)]
-        words += ["-tpmdev", "emulator,id=tpm0,chardev=chrtpm"]
-        words += ["-device", TPM_DRIVERS[machine.tpm.value] + ",tpmdev=tpm0"]
-    words += _disks(machine, files)
+        words += tpm_words(machine.tpm, files.tpm_socket)
+    words += disk_words(machine.disks, files.disks)
     for device in machine.devices:
         words += ["-device", device]
     words += ["-vga", "none", "-nic", "none"]
@@ -87,6 +86,13 @@ def render(machine: QemuMachine, files: LaunchFiles) -> tuple[str, ...]:
 def escape(value: str) -> str:
     """``value`` as it stands inside a QEMU option: commas are doubled."""
     return value.replace(",", ",,")
+
+
+def tpm_words(tpm: TpmInterface, socket: str) -> list[str]:
+    """The words of a TPM that swtpm emulates behind a socket."""
+    words = ["-chardev", "socket,id=chrtpm,path=" + escape(socket)]
+    words += ["-tpmdev", "emulator,id=tpm0,chardev=chrtpm"]
+    return [*words, "-device", TPM_DRIVERS[tpm.value] + ",tpmdev=tpm0"]
 
 
 def _check(machine: QemuMachine, files: LaunchFiles) -> None:
@@ -108,9 +114,10 @@ def _flash(machine: QemuMachine, files: LaunchFiles) -> list[str]:
     return [*words, "-drive", "if=pflash,unit=1,format=raw,file=" + escape(files.vars)]
 
 
-def _disks(machine: QemuMachine, files: LaunchFiles) -> list[str]:
+def disk_words(disks: Sequence[Disk], files: Sequence[DriveFile]) -> list[str]:
+    """The words of disks, each with its file."""
     words: list[str] = []
-    for number, (disk, file) in enumerate(zip(machine.disks, files.disks, strict=True)):
+    for number, (disk, file) in enumerate(zip(disks, files, strict=True)):
         drive = f"if=none,id=d{number},format={file.format}"
         drive += ",readonly=on" if disk.read_only else ""
         drive += ",snapshot=on" if file.snapshot else ""

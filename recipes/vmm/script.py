@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import MeasureError
-from ..machine import Accelerator, QemuMachine
+from ..machine import Accelerator, Disk, QemuMachine, SnpMachine
 from .qemu import PROGRAM, DriveFile, LaunchFiles, render
+from .qemu_snp import SnpFiles, render_snp
 
 _MARK = "\x00"
 _NETDEV = re.compile(r"(?:^|,)netdev=([A-Za-z0-9_-]+)")
@@ -26,14 +27,16 @@ class LaunchScript:
     Attributes:
         machine: the machine's name.
         program: the QEMU program.
-        words: its command line; uses the variables ``code``, ``vars``, ``disk0`` and so on, ``tpm``,
-            ``snapshot``, ``NETDEV`` and ``SERIAL`` of the script.
-        code: path of the code flash, relative to the script's folder; ``vars`` and ``disks`` likewise.
+        words: its command line; uses the variables ``code``, ``vars``, ``kernel``, ``initrd``, ``disk0`` and
+            so on, ``tpm``, ``snapshot``, ``NETDEV`` and ``SERIAL`` of the script.
+        code: path of the firmware, relative to the script's folder; ``vars``, ``disks``, ``kernel`` and
+            ``initrd`` likewise, empty where there is none.
         tpm: the machine has a TPM, so the script starts swtpm.
         writable: the machine has a disk it may write to.
         snapshot: whether such writes are thrown away by default.
         network: id of the network backend that the machine's devices want, or empty.
         qemu_version: the version whose ACPI tables were measured, or empty.
+        snp: the machine needs a host with SEV-SNP.
     """
 
     machine: str
@@ -46,8 +49,11 @@ class LaunchScript:
     kvm: bool
     writable: bool
     snapshot: bool
-    network: str
-    qemu_version: str
+    network: str = ""
+    qemu_version: str = ""
+    kernel: str = ""
+    initrd: str = ""
+    snp: bool = False
 
 
 def launch_script(
@@ -71,7 +77,7 @@ def launch_script(
     files = LaunchFiles(
         code=_variable("code"),
         vars=_variable("vars"),
-        disks=tuple(_disk(machine, number) for number in range(len(disks))),
+        disks=tuple(_disk(machine.disks, number) for number in range(len(disks))),
         tpm_socket=_variable("tpm") if machine.tpm is not None else None,
         serial=_variable("SERIAL"),
         options=("-netdev", _variable("NETDEV")) if network else (),
@@ -93,6 +99,47 @@ def launch_script(
     )
 
 
+def snp_script(
+    machine: SnpMachine, *, firmware: str, disk: str, kernel: str = "", initrd: str = "", cmdline: str = ""
+) -> LaunchScript:
+    """The launch script of a machine with SEV-SNP; what the guest writes is kept.
+
+    Args:
+        firmware: its path, relative to the script's folder; so are those behind it.
+        disk: raw disk.
+        kernel: of a machine with kernel hashes: the UKI, or the kernel.
+        initrd: of a kernel that is no UKI.
+        cmdline: likewise.
+
+    Raises:
+        MeasureError: the files do not fit the machine.
+    """
+    files = SnpFiles(
+        firmware=_variable("code"),
+        disk=_disk(machine.disks, 0),
+        kernel=_variable("kernel") if kernel else None,
+        initrd=_variable("initrd") if initrd else None,
+        cmdline=cmdline or None,
+        tpm_socket=_variable("tpm") if machine.tpm is not None else None,
+        serial=_variable("SERIAL"),
+    )
+    return LaunchScript(
+        machine=machine.name,
+        program=PROGRAM,
+        words=_lines(tuple(_quote(word) for word in render_snp(machine, files)[1:])),
+        code=shlex.quote(firmware),
+        vars="",
+        disks=(shlex.quote(disk),),
+        kernel=shlex.quote(kernel) if kernel else "",
+        initrd=shlex.quote(initrd) if initrd else "",
+        tpm=machine.tpm is not None,
+        kvm=True,
+        writable=True,
+        snapshot=False,
+        snp=True,
+    )
+
+
 def _network(machine: QemuMachine) -> str:
     """The backend of the machine's network device; it is the host's side, so the script leaves it open.
 
@@ -105,8 +152,8 @@ def _network(machine: QemuMachine) -> str:
     return "".join(found)
 
 
-def _disk(machine: QemuMachine, number: int) -> DriveFile:
-    keeps = number < len(machine.disks) and machine.disks[number].read_only
+def _disk(disks: Sequence[Disk], number: int) -> DriveFile:
+    keeps = number < len(disks) and disks[number].read_only
     return DriveFile(path=_variable(f"disk{number}") + ("" if keeps else _variable("snapshot")))
 
 

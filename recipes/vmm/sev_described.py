@@ -15,6 +15,7 @@ from .sev_values import (
     SevHost,
     default_policy,
     features_of,
+    igvm_features,
     number,
     parse_cpu,
     refuse_cpu,
@@ -26,9 +27,9 @@ from .sev_values import (
 def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
     """A machine that is described as ``vmm=ec2,firmware=F,vcpus=N`` with further settings.
 
-    Settings: ``vmm`` (qemu, ec2, gce, svsm), ``firmware``, ``vcpus``, and where they matter ``mode``, ``cpu``
-    (a QEMU model, or family/model/stepping), ``sev-features``, ``policy``, ``kernel``, ``initrd``,
-    ``append``, ``kernel-hashes``, ``svsm`` and ``vars-size``. Two commas are one of the value.
+    Settings: ``vmm`` (qemu, ec2, gce, svsm), ``firmware`` or ``igvm``, ``vcpus``, and where they matter
+    ``mode``, ``cpu`` (a QEMU model, or family/model/stepping), ``sev-features``, ``policy``, ``kernel``,
+    ``initrd``, ``append``, ``kernel-hashes``, ``svsm`` and ``vars-size``. Two commas are one of the value.
 
     Raises:
         MeasureError: naming the setting that is unknown, missing or wrong.
@@ -39,17 +40,15 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
     vmm = _choice(value, "vmm", [item.value for item in SevVmm])
     mode = SevMode(_choice(value, "mode", [item.value for item in SevMode], SevMode.SEV_SNP.value))
     kernel, initrd, svsm = value.take("kernel"), value.take("initrd"), value.take("svsm")
-    cmdline, policy = value.take("append"), value.take("policy")
+    cmdline, policy, igvm = value.take("append"), value.take("policy"), value.take("igvm")
     if not kernel and (initrd or cmdline):
         raise MeasureError(f"--machine {text}: initrd and append are for a kernel; give kernel=FILE")
     if (vmm == SevVmm.SVSM.value) != bool(svsm):
         raise MeasureError(f"--machine {text}: svsm=FILE belongs to vmm=svsm, and to no other")
-    stated = value.take("sev-features")
-    if stated:
-        if host.features is not None:
-            raise MeasureError(f"--machine {text}: sev-features is given by --host as well; leave one out")
-        host = replace(host, features=number(f"--machine {text}", stated))
-    features, notes = features_of(mode, OptionValue("--machine", text), host)
+    host = _with_stated(value, host)
+    if igvm:
+        _check_igvm(value, vmm, kernel)
+    features, notes = (igvm_features if igvm else features_of)(mode, OptionValue("--machine", text), host)
     size = value.take("vars-size")
     if size and not svsm:
         raise MeasureError(
@@ -68,10 +67,40 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
         variables_size=number(f"--machine vars-size={size}", size) if size else 0,
     )
     files = SevFiles(
-        firmware=value.need("firmware"), kernel=kernel or None, initrd=initrd or None, svsm=svsm or None
+        firmware="" if igvm else value.need("firmware"),
+        kernel=kernel or None,
+        initrd=initrd or None,
+        svsm=svsm or None,
+        igvm=igvm or None,
     )
     value.finish()
-    return ParsedSev(machine=machine, files=files, notes=notes)
+    return ParsedSev(
+        machine=machine,
+        files=files,
+        notes=notes,
+        stated_policy=bool(policy),
+        stated_features=host.features is not None,
+    )
+
+
+def _with_stated(value: OptionValue, host: SevHost) -> SevHost:
+    """The host's facts, with SEV_FEATURES that the description states."""
+    where, stated = f"--machine {value.text}", value.take("sev-features")
+    if stated and host.features is not None:
+        raise MeasureError(f"{where}: sev-features is given by --host as well; leave one out")
+    return replace(host, features=number(where, stated)) if stated else host
+
+
+def _check_igvm(value: OptionValue, vmm: str, kernel: str) -> None:
+    """Stops where something is given that is in an IGVM file or cannot be beside one."""
+    where = f"--machine {value.text}"
+    if vmm != SevVmm.QEMU.value:
+        raise MeasureError(f"{where}: igvm=FILE is modelled for vmm=qemu, not for {vmm}; give firmware=FILE")
+    if value.take("firmware"):
+        raise MeasureError(f"{where}: the firmware is in the IGVM file; leave out firmware=")
+    if kernel:
+        what = "nothing of a kernel beside an IGVM file is measured"
+        raise MeasureError(f"{where}: {what}; leave out kernel=, initrd= and append=")
 
 
 def _policy(described: str, text: str, mode: SevMode) -> int:

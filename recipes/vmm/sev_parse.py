@@ -23,6 +23,7 @@ from .sev_values import (
     SevHost,
     default_policy,
     features_of,
+    igvm_features,
     number,
     refuse_cpu,
     signature,
@@ -76,33 +77,85 @@ def parse(
     for option, value in options(argv[1:]):
         read(line, option, value)
     guest = _guest(line)
+    stated_policy = "policy" in guest.settings
     mode, policy = _mode(guest)
+    igvm = _igvm(line)
     kernel_hashes = guest.switch("kernel-hashes")
     with_svsm = guest.switch("svsm")
-    features, notes = features_of(mode, guest, host)
+    features, notes = (igvm_features if igvm else features_of)(mode, guest, host)
     if mode is SevMode.SEV:
         refuse_cpu(host, mode.value)
     for key in sorted(set(guest.settings) & IGNORED_SEV):
         line.ignored.append(f"-object {guest.head}: {key}={guest.take(key)}")
     guest.finish()
     _check_direct_boot(line)
-    firmware, svsm, variables = _firmware(line, with_svsm=with_svsm)
+    if igvm:
+        _check_igvm(line, igvm, kernel_hashes=kernel_hashes, with_svsm=with_svsm)
+    files, variables = _files(line, igvm, with_svsm=with_svsm)
     machine = SevMachine(
         name=name,
         mode=mode,
-        vmm=SevVmm.SVSM if svsm else SevVmm.QEMU,
+        vmm=SevVmm.SVSM if files.svsm else SevVmm.QEMU,
         vcpus=_vcpus(line),
         cpu=_cpu(line, host) if mode is not SevMode.SEV else None,
         features=features,
         kernel_hashes=kernel_hashes,
         policy=policy,
         cmdline=line.once.get("-append", "") if "-kernel" in line.once else None,
-        variables_size=file_size(variables) if svsm and variables else 0,
+        variables_size=file_size(variables) if files.svsm and variables else 0,
     )
-    files = SevFiles(
-        firmware=firmware, kernel=line.once.get("-kernel"), initrd=line.once.get("-initrd"), svsm=svsm
+    return ParsedSev(
+        machine=machine,
+        files=files,
+        ignored=tuple(line.ignored),
+        notes=notes,
+        stated_policy=stated_policy,
+        stated_features=host.features is not None,
     )
-    return ParsedSev(machine=machine, files=files, ignored=tuple(line.ignored), notes=notes)
+
+
+def _files(line: SevLine, igvm: str | None, *, with_svsm: bool) -> tuple[SevFiles, str | None]:
+    """Paths of what is launched, and of the variable store."""
+    if igvm:
+        firmware, svsm, variables = "", None, None
+    else:
+        firmware, svsm, variables = _firmware(line, with_svsm=with_svsm)
+    kernel, initrd = line.once.get("-kernel"), line.once.get("-initrd")
+    return SevFiles(firmware=firmware, kernel=kernel, initrd=initrd, svsm=svsm, igvm=igvm), variables
+
+
+def _igvm(line: SevLine) -> str | None:
+    """Path of the IGVM file that the machine uses."""
+    used, found = line.machine.get("igvm-cfg"), None
+    for value in line.igvm:
+        if value.need("id") != used:
+            kind = line.machine.get("type", "q35")
+            what = f"no machine uses it, so it is not loaded; write -machine {kind},igvm-cfg=ID"
+            raise MeasureError(f"-object {value.text}: {what}, or leave it out")
+        found = value.need("file")
+        value.finish()
+    if len(line.igvm) > 1:
+        raise MeasureError(f"-object: {len(line.igvm)} of type igvm-cfg; give one")
+    if used is not None and found is None:
+        what = f"there is no such object; write -object igvm-cfg,id={used},file=FILE"
+        raise MeasureError(f"-machine igvm-cfg={used}: {what}")
+    return found
+
+
+def _check_igvm(line: SevLine, path: str, *, kernel_hashes: bool, with_svsm: bool) -> None:
+    """Stops where something is given that is in an IGVM file or cannot be beside one.
+
+    Spec: QEMU 10.1 hw/i386/pc_sysfw.c pc_system_firmware_init(), target/i386/sev.c
+    sev_add_kernel_loader_hashes().
+    """
+    if "-bios" in line.once or line.flash:
+        what = "the firmware is in the IGVM file, and QEMU takes no other beside it"
+        raise MeasureError(f"firmware: {what}; leave out -bios and -drive if=pflash")
+    if with_svsm:
+        raise MeasureError("svsm=on: the SVSM is in the IGVM file; leave it out")
+    if kernel_hashes and "-kernel" in line.once:
+        what = f"QEMU has no place for the hashes beside {path}, and does not start so"
+        raise MeasureError(f"kernel-hashes=on: {what}; leave it out, or put the kernel into the IGVM file")
 
 
 def _guest(line: SevLine) -> OptionValue:

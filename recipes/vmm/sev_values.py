@@ -33,12 +33,18 @@ class SevHost:
 
 @dataclass(frozen=True, kw_only=True)
 class SevFiles:
-    """Paths of what a launch reads, as written."""
+    """Paths of what a launch reads, as written.
 
-    firmware: str
+    Attributes:
+        firmware: empty where there is an IGVM file.
+        igvm: an IGVM file, which holds the firmware and the first state of virtual CPUs.
+    """
+
+    firmware: str = ""
     kernel: str | None = None
     initrd: str | None = None
     svsm: str | None = None
+    igvm: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +54,16 @@ class ParsedSev:
     Attributes:
         ignored: options that the digest does not depend on, as they were written.
         notes: what was assumed, for people.
+        stated_policy: the policy was written, not taken by default.
+        stated_features: SEV_FEATURES were.
     """
 
     machine: SevMachine
     files: SevFiles
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    stated_policy: bool = False
+    stated_features: bool = False
 
 
 def parse_host(items: Iterable[str]) -> SevHost:
@@ -127,6 +137,24 @@ def features_of(mode: SevMode, guest: OptionValue, host: SevHost) -> tuple[int, 
         what = f"it turns on {asked:#x}, --host sev-features={host.features:#x} lacks it"
         raise MeasureError(f"{guest.option} {guest.text}: {what}; add the bit")
     return host.features, ()
+
+
+def igvm_features(mode: SevMode, guest: OptionValue, host: SevHost) -> tuple[int, tuple[str, ...]]:
+    """SEV_FEATURES of a guest from an IGVM file, as far as they are stated; the file has the last word.
+
+    There is nothing to say of what was assumed before the file is read.
+
+    Raises:
+        MeasureError: the guest is not one with SEV-SNP, or its object turns bits on, which QEMU refuses.
+    """
+    if mode is not SevMode.SEV_SNP:
+        what = f"{mode.value} from an IGVM file is not modelled"
+        raise MeasureError(f"{guest.option} {guest.text}: {what}; use sev-snp, or give the firmware itself")
+    for key in sorted(set(guest.settings) & set(table.FEATURE_SETTINGS)):
+        if guest.switch(key):
+            what = f"{key}=on: QEMU takes SEV_FEATURES from the VMSA of the IGVM file"
+            raise MeasureError(f"{guest.option} {guest.text}: {what}; leave it out")
+    return SEV_FEATURES["SNPActive"] if host.features is None else host.features, ()
 
 
 def refuse_cpu(host: SevHost, name: str) -> None:

@@ -28,6 +28,7 @@ class SevLine:
     machine: dict[str, str] = field(default_factory=dict)
     flash: dict[int, str] = field(default_factory=dict)
     guests: list[OptionValue] = field(default_factory=list)
+    igvm: list[OptionValue] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
 
@@ -89,12 +90,10 @@ def _read_machine(line: SevLine, option: str, value: str) -> None:
     accelerator = settings.take("accel")
     if accelerator:
         _read_accelerator(line, "-accel", accelerator)
-    for key in ("type", "confidential-guest-support", "memory-encryption"):
+    for key in ("type", "confidential-guest-support", "memory-encryption", "igvm-cfg"):
         text = settings.take(key)
         if text and line.machine.setdefault(key, text) != text:
             raise MeasureError(f"{option} {value}: {key} is given twice with different values")
-    if "igvm-cfg" in settings.settings:
-        raise MeasureError(f"{option} {value}: IGVM files are not modelled; give the firmware by -bios")
     for key in ("pflash0", "pflash1"):
         if key in settings.settings:
             what = "flash by -blockdev is not modelled; write -drive if=pflash,unit=N,format=raw,file=..."
@@ -111,10 +110,10 @@ def _read_object(line: SevLine, option: str, value: str) -> None:
     settings.head = settings.need("qom-type")
     if settings.head in (SEV_GUEST, SNP_GUEST):
         line.guests.append(settings)
+    elif settings.head == "igvm-cfg":
+        line.igvm.append(settings)
     elif settings.head.startswith(table.IGNORED_OBJECTS):
         line.ignored.append(f"{option} {value}")
-    elif settings.head == "igvm-cfg":
-        raise MeasureError(f"{option} {value}: IGVM files are not modelled; give the firmware by -bios")
     else:
         raise MeasureError(f"{option} {value}: objects of type {settings.head} are not modelled")
 

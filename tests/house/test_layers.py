@@ -15,7 +15,7 @@ import pytest
 from tests.support import ROOT
 
 BASE = frozenset({"machine", "app_manager", "binary", "units", "errors", "reader", "document"})
-BELOW_STEPS = BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds"}
+BELOW_STEPS = BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds", "hats"}
 # What each room may import of the others. `commands` and `steps` are at home everywhere.
 MAY_IMPORT = {
     "formats": BASE,
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "disks": BASE | {"formats", "measure"},
     "golden": BASE | {"formats", "measure"},
     "clouds": BASE | {"formats", "measure", "disks"},
+    "hats": BASE | {"formats", "measure"},
     "broker": BASE | {"formats", "measure", "golden"},
     "attest": BASE | {"formats", "measure", "golden"},
     "steps": BELOW_STEPS,
@@ -42,11 +43,13 @@ THIRD_PARTY = {
     "cryptography": (
         r"formats\.(authenticode\w*|secureboot_keys|tls_certificates|escrow_key|efi_signature|efi_auth|p384|pcrsig|tpm2_\w+)",
         r"formats\.luks2\w*",
+        r"hats\.signature",
         r"measure\.secureboot",
         r"sources\.secrets",
         r"broker\.(endorsement|release|tee|tee_roots|trust)",
         r"steps\.[\w.]+",
     ),
+    "google": (r"hats\.(launcher|policy|proto_file)",),
     "elftools": (r"formats\.\w+",),
     "zlib_ng": (r"formats\.gzip", r"disks\.compressed"),
     "zstandard": (r"formats\.(zstd|decompress|kmod_object)", r"disks\.\w+"),
@@ -65,7 +68,9 @@ READS = frozenset(
     {"open", "read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob", "rglob"}
 )
 # Rooms that do not know where a build puts things.
-NOWHERE = frozenset({"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds"}) | BASE
+NOWHERE = (
+    frozenset({"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds", "hats"}) | BASE
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -89,7 +89,7 @@ def test_commands_and_events(qemu: str) -> None:
     [
         ("unknown", 'unknown: {"class": "CommandNotFound"}'),
         ("garbage", "the monitor said 'no json', which is no JSON object"),
-        ("die", "closed its connection"),
+        ("die", "closed its connection, exit status 5"),
         ("hang", "no answer (timed out)"),
     ],
 )

@@ -269,7 +269,8 @@ WRONG = {
         "-global EPYC-v4-x86_64-cpu.stepping=3: write the setting at -cpu or -object"
     ),
     f"{PLAIN} -object igvm-cfg,id=i,file=x": (
-        "-object igvm-cfg,id=i,file=x: IGVM files are not modelled; give the firmware by -bios"
+        "-object igvm-cfg,id=i,file=x: no machine uses it, so it is not loaded; "
+        "write -machine q35,igvm-cfg=ID, or leave it out"
     ),
     f"{PLAIN} -object tdx-guest,id=t": "-object tdx-guest,id=t: objects of type tdx-guest are not modelled",
     f"{PLAIN} -machine pflash0=n": (

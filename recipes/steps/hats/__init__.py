@@ -1,0 +1,1 @@
+"""The steps of what HATs launches: files, bundles, golden values, policies."""

@@ -30,7 +30,7 @@ def recipe(tmp_path: Path, publish: str, version: str = "1") -> Path:
     text = (ROOT / "recipes" / "images" / "debian-cvm.yaml").read_text()
     text = re.sub(r"^publish: .*$", f"publish: {publish}", text, count=1, flags=re.MULTILINE)
     text = re.sub(r'^version: ".*"$', f'version: "{version}"', text, count=1, flags=re.MULTILINE)
-    for folder in ("rootfs", "initrd", "recipes/workloads"):
+    for folder in ("rootfs", "initrd", "recipes/workloads", "recipes/firmware"):
         if (ROOT / folder).exists():
             (tmp_path / folder).parent.mkdir(exist_ok=True)
             (tmp_path / folder).symlink_to(ROOT / folder)

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.boot
 BOOTS: dict[str, Boot] = {"kbs": boot_kbs}
 FORMATS = [name for name, case in CASES.items() if case.format == "if-blank"]
 
+# What the last of several tries says where a slow machine has no more time for it.
+CUT_SHORT = r"(?: [^;]*(?:did not end in time|timed out|took too long); [^;]*)?"
+
 
 @pytest.fixture(scope="module")
 def asked(boots: Boots) -> Asked:
@@ -56,6 +59,8 @@ def is_denied(asked: Asked, name: str, phase: str, outcome: tuple[int, str, str]
     pattern = re.escape(words)
     for part, expression in PARTS.items():
         pattern = pattern.replace(part, expression)
+    if result == "temporary":
+        pattern += CUT_SHORT
     assert re.fullmatch(pattern, asked.words(name, phase)), (words, asked.words(name, phase))
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .commands.arguments import Formatter
 from .errors import ImageError, VerifyError
 
 # Modules of ``commands``, in the order of the help text.
@@ -53,6 +54,7 @@ def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
         prog="goldsmith",
         description="Computes what the hardware will measure when an image is launched, before the launch.",
         epilog="Exit status: 0 computed or equal, 1 different, 2 wrong use or unreadable input.",
+        formatter_class=Formatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     # A command that is named is the only one that has to be there.

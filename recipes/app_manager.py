@@ -6,10 +6,10 @@ Spec: islet-project/realm-manager 79b74b6, realm/app-manager/src: config.rs, dm/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 
 from .errors import SpecError
+from .record import dataclass, field
 
 _PATH = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._-]+)+")
 

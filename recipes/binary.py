@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_type_hints
 
 from .errors import FormatError
+from .record import dataclass, names_of
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,15 @@ class Struct:
 
     SIZE: ClassVar[int]
     _codec: ClassVar[struct.Struct]
+    _names: ClassVar[tuple[str, ...]]
     _guids: ClassVar[tuple[int, ...]]
 
     def __init_subclass__(cls, *, endian: str = "<") -> None:
         super().__init_subclass__()
         dataclass(frozen=True, kw_only=True)(cls)
         hints = get_type_hints(cls, include_extras=True)
-        codes: list[Code] = [hints[field.name].__metadata__[0] for field in fields(cls)]  # type: ignore[arg-type]
+        cls._names = names_of(cls)
+        codes: list[Code] = [hints[name].__metadata__[0] for name in cls._names]
         cls._codec = struct.Struct(endian + "".join(code.format for code in codes))
         cls._guids = tuple(index for index, code in enumerate(codes) if code.is_guid)
         cls.SIZE = cls._codec.size
@@ -71,7 +73,7 @@ class Struct:
         values: list[Any] = list(cls._codec.unpack_from(data, offset))
         for index in cls._guids:
             values[index] = uuid.UUID(bytes_le=values[index])
-        return cls(**dict(zip((field.name for field in fields(cls)), values, strict=True)))  # type: ignore[arg-type]
+        return cls(**dict(zip(cls._names, values, strict=True)))
 
     def pack(self) -> bytes:
         """The ``SIZE`` bytes of this structure.
@@ -79,7 +81,7 @@ class Struct:
         Raises:
             FormatError: a value does not fit its field.
         """
-        values: list[Any] = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        values: list[Any] = [getattr(self, name) for name in self._names]
         for index in self._guids:
             values[index] = values[index].bytes_le
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from .errors import FormatError
+from .record import dataclass
 
 MAX_DOCUMENT = 32 << 20
 

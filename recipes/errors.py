@@ -6,7 +6,8 @@ Every message has the shape ``where: what; how to fix``, in lower case and with 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from .record import dataclass
 
 
 class ImageError(Exception):

@@ -211,6 +211,8 @@ class _Reader:
         wanted = {str: "str", int: "int", bool: "bool"}[kind]
         if _tag(node) != wanted:
             quote = f"; write {text!r} in quotes" if kind is str else ""
+            if kind is str and isinstance(rule, Text) and re.fullmatch(rule.pattern, text) is None:
+                quote = f"; write for example {rule.example}"
             self.marks.add(
                 place, f"{_name(place)}: expected {_expected(kind, rule)}, found {_found(node)}{quote}"
             )

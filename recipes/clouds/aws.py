@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..record import dataclass
 from ..units import GIB
 from .cloud import (
     Finding,

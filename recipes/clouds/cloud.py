@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import suggestion
+from ..record import dataclass
 from ..units import format_size
 
 TEES = ("sev-snp", "tdx", "none")

@@ -9,9 +9,9 @@ projects"; the help of gcloud.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..record import dataclass
 from ..units import GIB
 from .cloud import (
     Finding,

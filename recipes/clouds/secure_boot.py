@@ -14,7 +14,6 @@ import base64
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from ..errors import FormatError, SpecError, suggestion
@@ -23,6 +22,7 @@ from ..formats.efi import Variable
 from ..measure import secureboot, tpm, uefi
 from ..measure.secureboot import LoadedImage
 from ..measure.trace import Established, HashAlgorithm, Trace
+from ..record import dataclass
 from .aws import MAX_UEFI_DATA
 from .cloud import Finding
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from ..disks import oldgnu
 from ..disks.gce import MEMBER
 from ..disks.oldgnu import BLOCK, OldGnuHeader
 from ..errors import FormatError
+from ..record import dataclass, replace
 from ..units import GIB, KIB, MIB, align_up
 from .cloud import Finding, shown, size_text
 

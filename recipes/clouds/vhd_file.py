@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import BinaryIO
 
 from ..disks import vhd_footer
 from ..disks.vhd_footer import Footer
+from ..record import replace
 from .cloud import Finding, size_text
 
 _SPEC = "Microsoft, Virtual Hard Disk Image Format Specification 1.0, Hard Disk Footer Format"

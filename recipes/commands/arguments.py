@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Self
 
 from ..errors import ImageError
+from ..record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 Commands = argparse._SubParsersAction
+_COLUMNS = 80
+
+
+class Formatter(argparse.HelpFormatter):
+    """Help as wide as the terminal.
+
+    The standard library asks for that width at every argument, whether help is printed or not, and reads
+    modules about archives to do so.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
+    except (AttributeError, OSError, ValueError):
+        # Standard output is no terminal, is closed, or there is none.
+        return _COLUMNS
 
 
 class _Once(argparse.Action):
@@ -57,7 +86,14 @@ def add_command(
     Args:
         summary: for the list of commands.
     """
-    parser = commands.add_parser(name, help=summary, usage=usage, description=description, allow_abbrev=False)
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        usage=usage,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
     # Arguments that name no action store their value.
     for action in (None, "store"):
         parser.register("action", action, _Once)

@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
     """Says whether the machine is the predicted one; 1 where it is not."""
     from ..attest.client import hand_in, read_address
     from ..attest.protocol import PROTOCOL
+    from ..golden.verify import check_tpm_decides
     from .manifests import load_on, machine_of
 
     refuse_launch("attest", options.launch)
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     address = read_address(options.url)
     manifest = load_on(options.golden, options.disk)
     machine = machine_of(manifest, options.machine, options.golden)
+    check_tpm_decides(machine)
     credentials, sent = _credentials(options), None
     later = [_workload(path, machine) for path in options.after]
     if credentials is not None:
@@ -236,7 +238,7 @@ def _show(judge: _Judge, comparison: Comparison, sent: Step | None, *, as_json: 
         raise VerifyError(f"{machine.name}: {'; '.join(item.message for item in enforced)}")
     print(
         f"{machine.name}: quoted now, over this connection, by {judge.key_name}:"
-        f" {len(comparison.results)} registers and {comparison.events} events as predicted"
+        f" {len(comparison.equal_results)} registers and {comparison.equal_events} events as predicted"
     )
     if sent is not None:
         print(f"{machine.name}: runs {sent.description}")

@@ -13,7 +13,7 @@ _USAGE = "goldsmith capture acpi [options] -- qemu-system-x86_64 ..."
 _DESCRIPTION = """\
 Asks a QEMU for the ACPI tables that it gives to stage0 on the machine of a
 command line, and keeps them in a file for
-`goldsmith measure --stage0 GENERATION --acpi FILE`.
+`goldsmith measure --stage0 GENERATION --acpi FILE --qemu-version VERSION`.
 
 The QEMU that the command line names is started as such a machine. It never
 runs: it stands still, its tables are read, and it is ended, all in about a
@@ -81,10 +81,12 @@ def run(options: argparse.Namespace) -> int:
     """Captures, and prints or stores it."""
     if not options.launch:
         raise ImageError(f"capture: no command line; write it behind --: {_USAGE}")
-    from ..steps.capture import capture_command_line, store
+    from ..steps.capture import capture_command_line, check_store, store
     from ..vmm.stage0_captures import dump_captures
     from ..vmm.stage0_parse import parse_host
 
+    if options.output is not None:
+        check_store(options.output)
     captured = capture_command_line(options.launch, parse_host(options.host))
     capture = captured.capture
     for text in captured.ignored if options.verbose else ():

@@ -28,7 +28,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the registers that differ; 1 where one does."""
+    """Prints the registers that differ, and the words for those without a value; 1 where one does."""
     from ..golden.diff import moved_registers
     from .manifests import load_on, machine_of
 

@@ -24,16 +24,22 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "explain",
-        summary="the steps behind golden values or a realm's command line; two command lines: what differs",
+        summary="the steps behind golden values or a command line; two command lines: what differs",
         usage="goldsmith explain GOLDEN [options]\n"
         "       goldsmith explain [options] -- lkvm run ... [-- lkvm run ...]\n"
+        "       goldsmith explain [options] -- qemu-system-x86_64 -object sev-snp-guest,... [-- qemu...]\n"
+        "       goldsmith explain [options] --machine vmm=ec2,firmware=F,vcpus=N\n"
         "       goldsmith explain --stage0 GENERATION [options] -- qemu-system-x86_64 ... [-- qemu...]",
-        description="Prints every step that leads to a register. For a kvmtool command line also its device "
+        description="Prints every step that leads to a register, from golden.json or from the command line of a "
+        "realm or of a machine with AMD SEV. For a kvmtool command line also its device "
         "tree, each node with the option that caused it. For two of them: the first step that differs, the "
         "nodes that differ, and the option that caused it.",
     )
     parser.add_argument("golden", type=Path, nargs="?", help="golden.json")
-    parser.add_argument("--machine", help="of golden.json; default: the first one")
+    parser.add_argument(
+        "--machine",
+        help="of golden.json, by default the first one that has --register; or settings of one with SEV: vmm=...",
+    )
     parser.add_argument("--disk", metavar="FORMAT", help="of golden.json, which it boots from; default: raw")
     parser.add_argument("--register", action="append", help="this register only; may be given again")
     parser.add_argument("--json", action="store_true")
@@ -59,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     refuse("explain", stage0_options(options), "is for machines with stage0, which --stage0 GENERATION says")
     if all(is_sev(launch) for launch in launches) or (described and not options.launch):
         return _sev(options, launches)
+    _refuse_qemu(launches)
     refuse("explain", [(options.machine, "--machine")], "is for golden.json, a command line is one machine")
     refuse("explain", [(options.disk, "--disk")], "is for golden.json, a command line names its disks")
     others = sorted(set(options.register or ()) - {_RIM})
@@ -70,6 +77,20 @@ def run(options: argparse.Namespace) -> int:
             "explain: --dtb: a captured device tree holds for one command line, not for two; leave it out"
         )
     return _what_if(options, *launches) if len(launches) == 2 else _realm(options, launches[0])
+
+
+def _refuse_qemu(launches: Sequence[Sequence[str]]) -> None:
+    """Stops at QEMU command lines that are not for machines with SEV."""
+    from ..vmm.sev_parse import is_qemu, is_sev
+
+    for launch in launches:
+        if launch and is_qemu(launch[0]):
+            if is_sev(launch):
+                raise ImageError(
+                    "explain: one command line has SEV and the other has not; give two of a kind"
+                )
+            what = "a QEMU command line without SEV is not explained"
+            raise ImageError(f"explain: {launch[0]}: {what}; give golden.json, or -object sev-snp-guest,...")
 
 
 def _sev(options: argparse.Namespace, launches: list[list[str]]) -> int:
@@ -99,6 +120,9 @@ def _golden(options: argparse.Namespace) -> int:
 
     manifest = load_on(options.golden, options.disk)
     machine = machine_of(manifest, options.machine, options.golden, first=True)
+    if options.machine is None and options.register:
+        having = (each for each in manifest.machines if all(map(each.trace, options.register)))
+        machine = next(having, machine)
     traces = [trace for trace in machine.traces if not options.register or trace.register in options.register]
     missing = set(options.register or ()) - {trace.register for trace in traces}
     if missing:

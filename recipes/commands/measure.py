@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ImageError
+from ..record import TYPE_CHECKING
 from .arguments import Commands, LateHelp, add_command, refuse
 from .measure_sev import add_sev_options, run_sev, sev_options
 from .measure_stage0 import add_stage0_options, run_stage0, stage0_options

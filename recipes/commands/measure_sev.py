@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
+from ..record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..machine.sev import SevMachine
     from ..measure.igvm import IgvmLaunch
     from ..measure.sev import SevLaunch, SevPrediction
@@ -59,11 +60,16 @@ def run_sev(options: argparse.Namespace) -> int:
         raise ImageError("measure: --author-key signs an ID key; give --id-key as well")
     if options.firmware_only:
         _check_firmware_only(options)
-    opened = open_sev(options.host, options.launch, options.machine)
+    opened = open_sev(options.host, options.launch, options.machine, with_sha256=options.json)
+    mode = opened.launch.machine.mode.value
+    if options.id_key and mode != "sev-snp":
+        raise ImageError(
+            f"measure: --id-key: an ID block is for sev-snp, this machine has {mode}; leave it out"
+        )
     if options.firmware_only:
         return _firmware_only(options, opened)
     prediction = opened.replay()
-    document = _document(opened, prediction)
+    document = _document(opened, prediction, whole=options.json)
     if options.matrix_vcpus or options.matrix_cpus:
         document["matrix"] = _matrix(options, opened, prediction.established)
     if options.id_key:
@@ -76,20 +82,32 @@ def run_sev(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_sev(host: Sequence[str], launch: Sequence[str] | None, described: str | None) -> OpenedSev:
-    """The launch of a command line, or of a described machine."""
+def open_sev(
+    host: Sequence[str], launch: Sequence[str] | None, described: str | None, *, with_sha256: bool
+) -> OpenedSev:
+    """The launch of a command line, or of a described machine.
+
+    Args:
+        with_sha256: whether SHA-256 of files will be asked for that are measured by page.
+    """
     from ..steps.measure_sev import open_command_line, open_described
     from ..vmm.sev_values import parse_host
 
     facts = parse_host(host)
-    return open_described(described, facts) if described else open_command_line(launch or (), facts)
+    if described:
+        return open_described(described, facts, with_sha256=with_sha256)
+    return open_command_line(launch or (), facts, with_sha256=with_sha256)
 
 
 def explain_sev(options: argparse.Namespace, launches: Sequence[Sequence[str]]) -> int:
     """Prints every step of a launch, or what differs between two; 1 where the digests do."""
     from ..golden.rows import trace_json
 
-    opened = [open_sev(options.host, launch, None if launch else options.machine) for launch in launches]
+    compared = len(launches) == 2
+    opened = [
+        open_sev(options.host, launch, None if launch else options.machine, with_sha256=compared)
+        for launch in launches
+    ]
     predictions = [item.replay() for item in opened]
     for note in dict.fromkeys(
         note
@@ -97,7 +115,7 @@ def explain_sev(options: argparse.Namespace, launches: Sequence[Sequence[str]]) 
         for note in (*item.notes, *prediction.notes)
     ):
         print(f"note: {note}", file=sys.stderr)
-    if len(opened) == 2:
+    if compared:
         from ..golden.whatif_sev import compare
 
         difference = compare((opened[0].launch, opened[1].launch), (predictions[0], predictions[1]))
@@ -123,15 +141,19 @@ def _profile(launch: SevLaunch | IgvmLaunch) -> str:
     return f"{launch.machine.mode.value}-{launch.machine.vmm.value}"
 
 
-def _say(options: argparse.Namespace, opened: OpenedSev, notes: Sequence[str] = ()) -> None:
-    for text in opened.ignored if options.verbose else ():
-        print(f"no influence: {text}", file=sys.stderr)
+def _say(options: argparse.Namespace, opened: OpenedSev, notes: Sequence[str]) -> None:
+    _list_ignored(options, opened)
     for note in (*opened.notes, *notes):
         print(f"note: {note}", file=sys.stderr)
 
 
-def _document(opened: OpenedSev, prediction: SevPrediction) -> dict[str, Any]:
-    """What ``--json`` prints: the digest, every input that it follows from, and the steps."""
+def _list_ignored(options: argparse.Namespace, opened: OpenedSev) -> None:
+    for text in opened.ignored if options.verbose else ():
+        print(f"no influence: {text}", file=sys.stderr)
+
+
+def _document(opened: OpenedSev, prediction: SevPrediction, *, whole: bool) -> dict[str, Any]:
+    """The digest and its machine; as a whole, which ``--json`` prints, every input and step as well."""
     from ..golden.rows import RegisterRow, trace_json
     from ..measure.sev import LAUNCH_DIGEST
 
@@ -145,10 +167,10 @@ def _document(opened: OpenedSev, prediction: SevPrediction) -> dict[str, Any]:
     return {
         "profile": _profile(launch),
         "machine": json.loads(launch.machine.identity()),
-        "inputs": _inputs(launch),
+        "inputs": _inputs(launch) if whole else [],
         "registers": [row.to_json()],
         "notes": [*opened.notes, *prediction.notes],
-        "trace": [trace_json(prediction.trace)],
+        "trace": [trace_json(prediction.trace)] if whole else [],
     }
 
 
@@ -178,23 +200,28 @@ def _check_firmware_only(options: argparse.Namespace) -> None:
 def _firmware_only(options: argparse.Namespace, opened: OpenedSev) -> int:
     from ..machine.sev import SevMode
     from ..measure.sev import LAUNCH_DIGEST, SevFirmware, firmware_digest
+    from ..measure.trace import Established
 
     mode = opened.launch.machine.mode
     if mode is not SevMode.SEV_SNP:
         what = f"is for sev-snp, and this machine has {mode.value}"
         raise ImageError(f"measure: --firmware-only {what}; leave it out")
-    _say(options, opened)
     ((_, firmware), *_) = opened.launch.images
     if not isinstance(firmware, SevFirmware):
         what = "an IGVM file is the whole launch, virtual CPUs and all"
         raise ImageError(f"measure: --firmware-only: {what}; leave it out")
-    value = firmware_digest(firmware).hex()
-    row = {"register": f"{LAUNCH_DIGEST}:firmware", "algorithm": "sha384", "value": value}
+    # What was assumed is of virtual CPUs, and of them nothing is in here.
+    _list_ignored(options, opened)
+    row = {
+        "register": f"{LAUNCH_DIGEST}:firmware",
+        "algorithm": "sha384",
+        "value": firmware_digest(firmware).hex(),
+        "established": Established.ORACLE.value,
+    }
     if options.json:
-        document = {"inputs": _inputs(opened.launch), "registers": [row], "notes": [*opened.notes]}
-        print(json.dumps(document, indent=1))
+        print(json.dumps({"inputs": _inputs(opened.launch), "registers": [row], "notes": []}, indent=1))
     else:
-        print(f"{row['register']}  sha384  {value}")
+        print("  ".join(row.values()))
     return 0
 
 
@@ -202,18 +229,26 @@ def _matrix(
     options: argparse.Namespace, opened: OpenedSev, established: Established
 ) -> list[dict[str, object]]:
     """A row for each shape; numbers and models of CPUs decide nothing of how well digests are established."""
+    from ..machine.sev_cpus import CpuSignature
     from ..vmm.sev_values import parse_cpu, vcpu_count
 
     machine = opened.launch.machine
     counts = (options.matrix_vcpus or str(machine.vcpus)).split(",")
-    names = (options.matrix_cpus or str(machine.cpu or "0/0/0")).split(",")
     vcpus = [vcpu_count(f"--matrix-vcpus {options.matrix_vcpus}", text) for text in counts]
-    cpus = [parse_cpu(name, f"--matrix-cpus {name}") for name in names]
+    if options.matrix_cpus:
+        if machine.cpu is None:
+            what = f"vmm={machine.vmm.value} measures no CPU signature, so all of them have one digest"
+            raise ImageError(f"measure: --matrix-cpus: {what}; leave it out")
+        names = options.matrix_cpus.split(",")
+        cpus = [parse_cpu(name, f"--matrix-cpus {name}") for name in names]
+    else:
+        names = [str(machine.cpu or machine.vmm.value)]
+        cpus = [machine.cpu or CpuSignature(0, 0, 0)]
     labels = [name for name in names for _ in vcpus]
     return [
         {
             "cpu": label,
-            "signature": f"{entry.cpu.eax:#x}",
+            "signature": None if machine.cpu is None else f"{entry.cpu.eax:#x}",
             "vcpus": entry.vcpus,
             "value": entry.digest.hex(),
             "established": established.value,
@@ -223,6 +258,8 @@ def _matrix(
 
 
 def _id_block(options: argparse.Namespace, machine: SevMachine, prediction: SevPrediction) -> dict[str, str]:
+    import base64
+
     from ..measure.id_block import sign_id_block
     from ..steps.measure_sev import read_signing_key
 

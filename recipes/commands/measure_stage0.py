@@ -9,19 +9,24 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
+from ..record import TYPE_CHECKING
 from .arguments import LateHelp
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..measure.stage0 import Stage0Prediction
     from ..steps.measure_stage0 import OpenedStage0
 
 SYSTEM_IMAGE, CONTAINER = "system_image_sha256", "container_binary_sha256"
 # Characters that Rust's regex crate does not take as themselves.
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
-_HOW = "goldsmith capture acpi -o FILE -- QEMU COMMAND LINE, then --acpi FILE"
+# How commands.txt of a recipe of HATs' writes what the launcher draws at each start.
+_PORT = "PORT"
+_DRAWN = f"--launcher-addr=vsock://2:{_PORT}"
+_HOW = "goldsmith capture acpi -o FILE -- QEMU COMMAND LINE, then --acpi FILE --qemu-version VERSION"
 
 
 def add_stage0_options(parser: argparse.ArgumentParser, *, files: bool = True) -> None:
@@ -35,7 +40,7 @@ def add_stage0_options(parser: argparse.ArgumentParser, *, files: bool = True) -
     stage0.add_argument(
         "--acpi", type=Path, metavar="FILE", help="captured ACPI tables (goldsmith capture acpi)"
     )
-    stage0.add_argument("--qemu-version", metavar="VERSION", help="of the captures to take, such as 9.2.0")
+    stage0.add_argument("--qemu-version", metavar="VERSION", help="that runs the machine, such as 9.2.0")
     if files:
         stage0.add_argument(
             "--system-image", type=Path, metavar="FILE", help="system.tar.xz, which stage1 measures"
@@ -88,7 +93,7 @@ def explain_stage0(options: argparse.Namespace, launches: Sequence[Sequence[str]
     notes = [
         note
         for item, prediction in zip(opened, predictions, strict=True)
-        for note in (*item.notes, *prediction.notes)
+        for note in (*item.notes, *prediction.notes, *_drawn_notes(prediction.cmdline))
     ]
     for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
@@ -146,6 +151,7 @@ def _document(
     from ..golden.rows import trace_json
 
     rows, omitted = _rows(options, prediction)
+    drawn = prediction.cmdline.endswith(_DRAWN)
     capture = opened.capture
     return {
         "profile": _profile(opened),
@@ -157,9 +163,9 @@ def _document(
         "registers": rows,
         "omitted": omitted,
         "event": None
-        if prediction.event is None
+        if prediction.event is None or drawn
         else {"sha256": hashlib.sha256(prediction.event).hexdigest(), "content": prediction.event.hex()},
-        "notes": [*opened.notes, *prediction.notes],
+        "notes": [*opened.notes, *prediction.notes, *_drawn_notes(prediction.cmdline)],
         "trace": [trace_json(trace) for trace in prediction.traces],
     }
 
@@ -172,7 +178,7 @@ def _rows(
     from ..steps.measure_sev import hash_file
 
     values = {trace.register: trace.steps[-1].after.hex() for trace in prediction.traces}
-    values[CMDLINE] = f"^{_SPECIAL.sub(lambda found: chr(92) + found[0], prediction.cmdline)}$"
+    values[CMDLINE] = _expression(prediction.cmdline)
     rows, omitted = [], []
     for name in REGISTERS:
         if name not in values:
@@ -195,6 +201,21 @@ def _rows(
             value = hash_file(path).sha256.hex()
             rows.append({"register": name, "value": value, "established": "oracle", "algorithm": "sha256"})
     return rows, omitted
+
+
+def _expression(cmdline: str) -> str:
+    """What matches this command line and no other, but for a port that the launcher has yet to draw."""
+    text, end = cmdline, ""
+    if cmdline.endswith(_DRAWN):
+        text, end = cmdline.removesuffix(_PORT), "[0-9]+"
+    return f"^{_SPECIAL.sub(lambda found: chr(92) + found[0], text)}{end}$"
+
+
+def _drawn_notes(cmdline: str) -> tuple[str, ...]:
+    if not cmdline.endswith(_DRAWN):
+        return ()
+    what = f"-append: {_PORT} stands for the vsock port that HATs' launcher draws at each start"
+    return (f"{what}: the expression takes any number there, and the event is left out",)
 
 
 def _no_sev() -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import VerifyError
 from .arguments import Commands, add_command, refuse, refuse_launch
+from .verify_snp import verify_snp
 
 if TYPE_CHECKING:
     from ..golden.manifest import GoldenMachine, GoldenManifest
@@ -33,6 +34,9 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     source.add_argument(
         "--snp-report", type=Path, help="attestation report of a guest with SEV-SNP, 1184 bytes"
     )
+    parser.add_argument(
+        "--vmpl", type=int, choices=range(4), help="that asked for the --snp-report; default: 0"
+    )
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(command=run)
 
@@ -43,8 +47,13 @@ def run(options: argparse.Namespace) -> int:
 
     refuse_launch("verify", options.launch)
     manifest = load_on(options.golden, options.disk)
-    machine, comparison = (_launch if options.snp_report else _boot)(options, manifest)
+    if options.snp_report:
+        return verify_snp(options, manifest)
+    refuse("verify", [(options.vmpl is not None, "--vmpl")], "is for --snp-report")
+    machine, comparison = _boot(options, manifest)
     enforced = comparison.enforced(machine)
+    if not enforced and not comparison.decides(machine):
+        raise VerifyError(f"{machine.name}: nothing was compared that is enforced; give more of its boot")
     if options.json:
         document: dict[str, Any] = {
             "machine": machine.name,
@@ -58,35 +67,35 @@ def run(options: argparse.Namespace) -> int:
         return 1 if enforced else 0
     if enforced:
         raise VerifyError(f"{machine.name}: {enforced[0].message}")
-    banks = sorted({result.algorithm.value for result in comparison.results})
-    if options.snp_report:
-        print(f"{machine.name}: launch digest and guest policy as predicted")
-        print(
-            "who signed the report is not checked here; the chip's certificates show it",
-            file=sys.stderr,
-        )
-        return 0
-    recorded = sorted({item.register for item in comparison.differences})
-    print(
-        f"{machine.name}: {len(comparison.results)} registers ({', '.join(banks)})"
-        f" and {comparison.events} events as predicted"
-        + (f", but for {', '.join(recorded)}, which decide nothing" if recorded else "")
-    )
-    for item in comparison.not_compared:
-        print(f"{machine.name}: {item.register} {item.event} was not compared: {item.reason}")
+    _show(comparison)
     if options.event_log:
         print("the log is the machine's own claim: check its values against a quote", file=sys.stderr)
     return 0
+
+
+def _show(comparison: Comparison) -> None:
+    """What is as predicted, and what need not be."""
+    equal = comparison.equal_results
+    banks = ", ".join(sorted({result.algorithm.value for result in equal}))
+    recorded = sorted({item.register for item in comparison.differences})
+    print(
+        f"{comparison.machine}: {len(equal)} registers ({banks})"
+        f" and {comparison.equal_events} events as predicted"
+        + (f"; not so, which decides nothing: {', '.join(recorded)}" if recorded else "")
+    )
+    for item in comparison.not_compared:
+        print(f"{comparison.machine}: {item.register} {item.event} was not compared: {item.reason}")
 
 
 def _boot(options: argparse.Namespace, manifest: GoldenManifest) -> tuple[GoldenMachine, Comparison]:
     """A machine and its boot, from a boot report or an event log."""
     from ..golden.observe import observe_event_log
     from ..golden.report import parse_report
-    from ..golden.verify import compare, of_tpm
+    from ..golden.verify import check_tpm_decides, compare, of_tpm
     from .manifests import machine_of
 
     machine = machine_of(manifest, options.machine, options.golden)
+    check_tpm_decides(machine)
     tpm = of_tpm(machine)
     if tpm is not machine:
         print(f"{machine.name}: its TPM does not show the launch digest; give --snp-report", file=sys.stderr)
@@ -95,19 +104,3 @@ def _boot(options: argparse.Namespace, manifest: GoldenManifest) -> tuple[Golden
     else:
         tpm, observation = observe_event_log(tpm, options.event_log.read_bytes(), options.event_log.name)
     return tpm, compare(tpm, observation, wildcards=manifest.wildcards)
-
-
-def _launch(options: argparse.Namespace, manifest: GoldenManifest) -> tuple[GoldenMachine, Comparison]:
-    """A machine and its launch, from an attestation report."""
-    from ..formats.snp_report import SnpReport, read_report
-    from ..golden.verify_snp import compare_report, measured_machine
-    from .manifests import machine_of
-
-    refuse("verify", [(options.disk, "--disk")], "decides nothing of a launch digest")
-    with options.snp_report.open("rb") as file:
-        report = read_report(file.read(SnpReport.SIZE + 1), options.snp_report.name)
-    if options.machine:
-        machine = machine_of(manifest, options.machine, options.golden)
-    else:
-        machine = measured_machine(manifest.machines, report, options.snp_report.name)
-    return machine, compare_report(machine, report)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 from zlib_ng import zlib_ng
 
 from ..formats.gzip import LEVEL, worker_count
+from ..record import dataclass
 
 _ZSTD_LEVEL = 3  # the library's own default, and QEMU's: zstd 1.5.7 lib/zstd.h, ZSTD_CLEVEL_DEFAULT
 # QEMU writes and reads clusters with a window of 4 KiB: QEMU block/qcow2-threads.c, qcow2_zlib_compress.

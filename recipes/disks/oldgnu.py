@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated
 
 from ..binary import Struct, raw
+from ..record import dataclass, replace
 from ..units import align_up
 
 BLOCK = 512

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import html
 import struct
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from ..errors import FormatError
+from ..record import dataclass, field
 from ..units import KIB, SECTOR_SIZE, align_up, pad
 from .format import DiskFormat, aligned_size
 from .source import Progress, RawDisk

@@ -14,11 +14,11 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import FormatError
 from ..formats.qcow2 import Qcow2Header
+from ..record import dataclass
 from ..units import MIB, SECTOR_SIZE, align_up
 from .compressed import DEFLATE, ZSTD, Codec, compress_pieces
 from .content import write_content

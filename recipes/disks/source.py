@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
 from typing import BinaryIO, Self
 
 from ..errors import FormatError
+from ..record import dataclass, replace
 from ..units import KIB, SECTOR_SIZE, align_up
 
 # What is read at a time, in whole granules, so more where a granule is larger. It fits into the processor's

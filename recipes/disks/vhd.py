@@ -5,9 +5,9 @@ Spec: Microsoft, Virtual Hard Disk Image Format Specification, version 1.0, "Fix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from ..record import dataclass
 from . import vhd_footer
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .raw import write_sectors

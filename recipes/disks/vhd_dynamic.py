@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from dataclasses import dataclass, replace
 from typing import Annotated, BinaryIO
 
 from ..binary import Struct, raw, u32, u64
+from ..record import dataclass, replace
 from ..units import KIB, MIB, SECTOR_SIZE, align_up
 from . import vhd_footer
 from .content import write_at, write_content

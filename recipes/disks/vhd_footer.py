@@ -6,10 +6,10 @@ Format" and "Appendix: CHS Calculation".
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from ..binary import Struct, raw, u8, u16, u32, u64
+from ..record import replace
 from ..units import GIB, MIB, SECTOR_SIZE
 from .format import derived_uuid
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from ..record import dataclass
 from ..units import KIB, MIB, align_up
 from . import vhdx_layout as layout
 from .content import write_content

@@ -6,12 +6,12 @@ Spec: Microsoft, [MS-VHDX] Virtual Hard Disk v2 (VHDX) File Format, version 7.0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
 from ..binary import Struct, guid, raw, u16, u32, u64
 from ..formats.crc32c import crc32c
+from ..record import replace
 from ..units import KIB, MIB
 from .format import derived_uuid
 

@@ -15,11 +15,11 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Annotated, BinaryIO, Protocol
 
 from ..binary import Struct, raw, u8, u16, u32, u64
 from ..errors import FormatError
+from ..record import dataclass, replace
 from ..units import SECTOR_SIZE, pad
 from .compressed import ZLIB, Codec, compress_pieces
 from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size, derived_bytes

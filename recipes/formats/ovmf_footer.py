@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from uuid import UUID
 
 from ..errors import FormatError
-from ..units import PAGE_SIZE
+from ..record import dataclass
+from ..units import PAGE_SIZE, format_size
+from .guid import guid_bytes, guid_text
 
 _SPEC = "edk2-stable202508 OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm"
 _METADATA_SPEC = "edk2-stable202508 OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm"
@@ -27,13 +27,13 @@ _METADATA_SPEC = "edk2-stable202508 OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm"
 RESET_VECTOR_SIZE = 32
 # GUIDs of the table. Spec: edk2-stable202508 OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm; the last one
 # is of COCONUT-SVSM's stage1.
-FOOTER = UUID("96b582de-1fb2-45f7-baea-a366c55a082d")
-SEV_ES_RESET_BLOCK = UUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
-SEV_SECRET_BLOCK = UUID("4c2eb361-7d9b-4cc3-8081-127c90d3d294")
-SEV_HASHES_TABLE = UUID("7255371f-3a3b-4b04-927b-1da6efa8d454")
-SEV_METADATA = UUID("dc886566-984a-4798-a75e-5585a7bf67cc")
-TDX_METADATA = UUID("e47a6535-984a-4798-865e-4685a7bf8ec2")
-SVSM_INFO = UUID("a789a612-0597-4c4b-a49f-cbb1fe9d1ddd")
+FOOTER = guid_bytes("96b582de-1fb2-45f7-baea-a366c55a082d")
+SEV_ES_RESET_BLOCK = guid_bytes("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
+SEV_SECRET_BLOCK = guid_bytes("4c2eb361-7d9b-4cc3-8081-127c90d3d294")
+SEV_HASHES_TABLE = guid_bytes("7255371f-3a3b-4b04-927b-1da6efa8d454")
+SEV_METADATA = guid_bytes("dc886566-984a-4798-a75e-5585a7bf67cc")
+TDX_METADATA = guid_bytes("e47a6535-984a-4798-865e-4685a7bf8ec2")
+SVSM_INFO = guid_bytes("a789a612-0597-4c4b-a49f-cbb1fe9d1ddd")
 _KNOWN = (SEV_ES_RESET_BLOCK, SEV_SECRET_BLOCK, SEV_HASHES_TABLE, SEV_METADATA, TDX_METADATA, SVSM_INFO)
 # Spec: OvmfSevMetadata.asm.
 _METADATA_SIGNATURE = b"ASEV"
@@ -113,28 +113,46 @@ def parse_footer(data: bytes | memoryview, source: str, *, size: int | None = No
     """What a firmware file's table says.
 
     Args:
-        data: the whole file, or its end; offsets of complaints count from its beginning.
+        data: the whole file, or its end; offsets of complaints are those of the file.
         size: of the whole file, in bytes.
 
     Raises:
         FormatError: it has no such table, or one that does not hold together or points out of ``data``.
     """
     whole = len(data) if size is None else size
+    try:
+        return _parse(data, source, whole)
+    except FormatError as error:
+        if error.offset is None or whole == len(data):
+            raise
+        offset = error.offset + whole - len(data)
+    raise FormatError(source, error.what, offset=offset, spec=error.spec)
+
+
+def _parse(data: bytes | memoryview, source: str, whole: int) -> OvmfFooter:
     entries = _entries(data, source)
-    metadata = _from_end(data, entries, SEV_METADATA, source)
-    tdx = _from_end(data, entries, TDX_METADATA, source)
+    metadata = _from_end(whole, entries, SEV_METADATA, source)
+    if metadata is not None:
+        metadata -= whole - len(data)
+        if metadata < 0:
+            what = f"points {len(data) - metadata} bytes before the end"
+            limit = f"more than {format_size(len(data))} before the end is not read"
+            fix = "give a build that has its metadata nearer"
+            raise FormatError(
+                source, f"table entry {guid_text(SEV_METADATA)} {what}, {limit}; {fix}", spec=_SPEC
+            )
     return OvmfFooter(
         size=whole,
         reset_eip=_value(entries, SEV_ES_RESET_BLOCK, source),
         secrets=_area(entries, SEV_SECRET_BLOCK, source),
         hashes=_area(entries, SEV_HASHES_TABLE, source),
         sections=None if metadata is None else _sections(data, metadata, source),
-        tdx_metadata=None if tdx is None else tdx + whole - len(data),
+        tdx_metadata=_from_end(whole, entries, TDX_METADATA, source),
         svsm_entry=_value(entries, SVSM_INFO, source),
     )
 
 
-def _entries(data: bytes | memoryview, source: str) -> Mapping[UUID, bytes]:
+def _entries(data: bytes | memoryview, source: str) -> Mapping[bytes, bytes]:
     """Data of the table's known entries."""
     at = len(data) - RESET_VECTOR_SIZE - _ENTRY.size
     if at < 0:
@@ -142,24 +160,26 @@ def _entries(data: bytes | memoryview, source: str) -> Mapping[UUID, bytes]:
         raise FormatError(source, what, spec=_SPEC)
     table, name = _entry(data, at)
     if name != FOOTER:
-        what = f"no table of OVMF's ends here (GUID {name}, expected {FOOTER}); give an x86 OVMF build"
+        found, expected = guid_text(name), guid_text(FOOTER)
+        what = f"no table of OVMF's ends here (GUID {found}, expected {expected}); give an x86 OVMF build"
         raise FormatError(source, what, offset=at + 2, spec=_SPEC)
     start = at + _ENTRY.size - table
     if table < _ENTRY.size or start < 0:
         what = f"a table of {table} bytes, from {_ENTRY.size} to {at + _ENTRY.size} are possible"
         raise FormatError(source, what, offset=at, spec=_SPEC)
-    found: dict[UUID, bytes] = {}
+    entries: dict[bytes, bytes] = {}
     for identifier, content, offset in _backwards(data, start, at, source):
-        if identifier in found:
-            raise FormatError(source, f"the table has {identifier} twice", offset=offset, spec=_SPEC)
+        if identifier in entries:
+            what = f"the table has {guid_text(identifier)} twice"
+            raise FormatError(source, what, offset=offset, spec=_SPEC)
         if identifier in _KNOWN:
-            found[identifier] = content
-    return found
+            entries[identifier] = content
+    return entries
 
 
 def _backwards(
     data: bytes | memoryview, start: int, end: int, source: str
-) -> Iterator[tuple[UUID, bytes, int]]:
+) -> Iterator[tuple[bytes, bytes, int]]:
     """GUID, data and offset of each entry between two offsets, from the last to the first."""
     while end > start:
         at = end - _ENTRY.size
@@ -174,46 +194,47 @@ def _backwards(
         yield name, bytes(data[end:at]), end
 
 
-def _entry(data: bytes | memoryview, at: int) -> tuple[int, UUID]:
+def _entry(data: bytes | memoryview, at: int) -> tuple[int, bytes]:
     """Size and GUID of an entry that is known to be inside of the file."""
     size, name = _ENTRY.unpack_from(data, at)
-    return size, UUID(bytes_le=name)
+    return size, name
 
 
-def _value(entries: Mapping[UUID, bytes], identifier: UUID, source: str) -> int | None:
+def _value(entries: Mapping[bytes, bytes], identifier: bytes, source: str) -> int | None:
     """The 32-bit number at the start of an entry's data; None where there is no such entry."""
     content = entries.get(identifier)
     if content is None:
         return None
     if len(content) < 4:
-        what = f"table entry {identifier} has {len(content)} bytes of data, 4 are needed"
-        raise FormatError(source, what, spec=_SPEC)
+        raise _short(identifier, content, 4, source)
     return int.from_bytes(content[:4], "little")
 
 
-def _area(entries: Mapping[UUID, bytes], identifier: UUID, source: str) -> Area | None:
+def _area(entries: Mapping[bytes, bytes], identifier: bytes, source: str) -> Area | None:
     content = entries.get(identifier)
     if content is None:
         return None
     if len(content) < _AREA.size:
-        what = f"table entry {identifier} has {len(content)} bytes of data, {_AREA.size} are needed"
-        raise FormatError(source, what, spec=_SPEC)
+        raise _short(identifier, content, _AREA.size, source)
     base, size = _AREA.unpack_from(content)
     # An address of zero: this build has no such area. Spec: OvmfPkg/ResetVector/ResetVector.nasmb.
     return Area(base, size) if base else None
 
 
-def _from_end(
-    data: bytes | memoryview, entries: Mapping[UUID, bytes], identifier: UUID, source: str
-) -> int | None:
+def _short(identifier: bytes, content: bytes, needed: int, source: str) -> FormatError:
+    what = f"table entry {guid_text(identifier)} has {len(content)} bytes of data, {needed} are needed"
+    return FormatError(source, what, spec=_SPEC)
+
+
+def _from_end(size: int, entries: Mapping[bytes, bytes], identifier: bytes, source: str) -> int | None:
     """The file offset that an entry gives as a distance from the end; None without such an entry."""
     distance = _value(entries, identifier, source)
     if distance is None:
         return None
-    if not 0 < distance <= len(data):
-        what = f"table entry {identifier} points {distance} bytes before the end of {len(data)} bytes"
-        raise FormatError(source, what, spec=_SPEC)
-    return len(data) - distance
+    if not 0 < distance <= size:
+        what = f"points {distance} bytes before the end of {size} bytes"
+        raise FormatError(source, f"table entry {guid_text(identifier)} {what}", spec=_SPEC)
+    return size - distance
 
 
 def _sections(data: bytes | memoryview, at: int, source: str) -> tuple[SevSection, ...]:

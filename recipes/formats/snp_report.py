@@ -13,11 +13,13 @@ ATTESTATION_REPORT), section 2.2 (TCB_VERSION), section 4.3 (guest policy), chap
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum, IntFlag
+from enum import Enum, IntEnum
 from typing import Annotated
 
 from ..binary import Struct, raw, u8, u32, u64
 from ..errors import FormatError
+from ..machine.snp_policy import POLICY_RESERVED
+from ..machine.snp_policy import Policy as Policy
 
 SPEC = "AMD 56860 section 7.3"
 # What the signature is over: everything in front of it. Spec: ATTESTATION_REPORT, SIGNATURE.
@@ -29,24 +31,6 @@ _ECDSA_P384_SHA384 = 1
 # CPUID Fn0000_0001 EAX, extended family and family together. Spec: AMD 56860, CPUID_FAM_ID.
 _ZEN_3_4, _ZEN_5 = 0x19, 0x1A
 _FIRST_WITH_CPUID, _FIRST_WITH_MITIGATIONS = 3, 5
-
-
-class Policy(IntFlag):
-    """Bits of the guest's policy, above the ABI's minor and major number. Spec: 56860 section 4.3."""
-
-    SMT = 1 << 16
-    RESERVED_ONE = 1 << 17
-    MIGRATE_MA = 1 << 18
-    DEBUG = 1 << 19
-    SINGLE_SOCKET = 1 << 20
-    CXL_ALLOW = 1 << 21
-    MEM_AES_256_XTS = 1 << 22
-    RAPL_DIS = 1 << 23
-    CIPHERTEXT_HIDING_DRAM = 1 << 24
-    PAGE_SWAP_DISABLE = 1 << 25
-
-
-_POLICY_RESERVED = 0xFFFFFFFFFFFFFFFF & ~(sum(Policy) | 0xFFFF)
 
 
 class SigningKey(IntEnum):
@@ -248,8 +232,8 @@ def _check_reserved(report: SnpReport, source: str) -> None:
 
 
 def _check_bits(report: SnpReport, source: str) -> None:
-    if report.policy & _POLICY_RESERVED:
-        what = f"POLICY {report.policy:#x} has reserved bits {report.policy & _POLICY_RESERVED:#x}"
+    if report.policy & POLICY_RESERVED:
+        what = f"POLICY {report.policy:#x} has reserved bits {report.policy & POLICY_RESERVED:#x}"
         raise _error(source, what, 0x08)
     if not report.policy & Policy.RESERVED_ONE:
         raise _error(source, f"POLICY {report.policy:#x} lacks bit 17, which is always one", 0x08)

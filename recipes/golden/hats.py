@@ -60,9 +60,7 @@ def golden_stage0(
     )
     established = {**prediction.established, SYSTEM: Established.ORACLE, CONTAINER: Established.ORACLE}
     rows = tuple(_row(trace, established[trace.register]) for trace in traces)
-    label = LOG_LABELS[COMMAND_LINE]
-    what = f"no digest: the text that stage0 prints as {label!r} has to match {regex}"
-    omitted = [Omitted(register=COMMAND_LINE, reason=what)]
+    omitted = [Omitted(register=COMMAND_LINE, reason="no digest: text, which a policy's expression judges")]
     if prediction.acpi_table is None:
         omitted.append(Omitted(register=ACPI_TABLE, reason=no_tables))
     if prediction.amd_sev is None:
@@ -73,7 +71,7 @@ def golden_stage0(
         identity=machine.identity(),
         launch=launch,
         registers=rows,
-        policies=tuple(_policy(row.register) for row in rows),
+        policies=(*(_policy(row.register) for row in rows), _text_policy(regex)),
         omitted=tuple(omitted),
         traces=traces,
     )
@@ -95,6 +93,13 @@ def _policy(register: str) -> RegisterPolicy:
     machine = register in {LAUNCH, "memory_map_sha256", ACPI_TABLE}
     policy = Policy.MACHINE if machine else Policy.ENFORCE
     return RegisterPolicy(register=register, policy=policy, covers=covers)
+
+
+def _text_policy(regex: str) -> RegisterPolicy:
+    """What is said of the command line: it has no value to compare, and has to match."""
+    label = LOG_LABELS[COMMAND_LINE]
+    covers = f"the text that stage0 prints as {label!r}; it has to match {regex}"
+    return RegisterPolicy(register=COMMAND_LINE, policy=Policy.ENFORCE, covers=covers)
 
 
 def _whole(register: str, bundle: HashedFile, what: str) -> Trace:

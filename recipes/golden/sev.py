@@ -11,8 +11,8 @@ from ..machine.snp import SnpMachine
 from ..measure.boot import Prediction
 from ..measure.sev import LAUNCH_DIGEST, SevLaunch, SevPrediction
 from ..measure.trace import Step
-from .manifest import GoldenMachine, Policy, RegisterPolicy, RegisterRow
-from .predict import DiskPrediction, golden_machine
+from .manifest import GoldenMachine, Omitted, Policy, RegisterPolicy, RegisterRow
+from .predict import POLICIES, DiskPrediction, golden_machine
 from .unlock import MachinePolicy, UnlockPolicy
 from .workload import with_workload
 
@@ -26,6 +26,8 @@ _VCPUS = "number and first registers of vCPUs (CPU signature, SEV_FEATURES)"
 # A workload's register is predicted where the boot phases in this one are.
 WORKLOAD_BESIDE = "PCR11"
 HOST_TPM = "its TPM is a program of the host (swtpm); its PCRs prove nothing unless an SVSM provides the TPM"
+# Why a TPM beside kernel hashes has no registers here.
+NO_TPM_BOOT = f"what firmware measures of a UKI or kernel that QEMU hands over is not modelled; {HOST_TPM}"
 # What no register of such a machine covers.
 UNMEASURED = (
     "guest policy, host data, ID block: attestation reports show them beside the digest",
@@ -127,7 +129,8 @@ def golden_snp(
         policy = RegisterPolicy(register=LAUNCH_DIGEST, policy=Policy.MACHINE, covers=what)
         entry = replace(entry, policies=(policy,))
     if found.boot is None:
-        return entry
+        names = POLICIES if machine.tpm is not None else ()
+        return replace(entry, omitted=tuple(Omitted(register=name, reason=NO_TPM_BOOT) for name in names))
     tpm = golden_machine(machine.measured_boot(), found.boot, None, vmm=entry.vmm, launch=launch, disks=disks)
     return replace(
         entry,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..measure.trace import Established, HashAlgorithm
 from ..units import format_size
-from .manifest import GoldenManifest, RegisterRow
+from .manifest import GoldenMachine, GoldenManifest, RegisterRow
 from .unlock import UnlockPolicy
 
+# The machines that have a register's value, by how it was established there.
+_Values = dict[tuple[str, bytes], dict[Established, list[int]]]
 BOLD, DIM, GREEN, YELLOW, PLAIN = "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[0m"
 COLOURS = {
     Established.BOOTED: GREEN,
@@ -47,26 +49,37 @@ class _Paint:
 
 
 def _registers(manifest: GoldenManifest, algorithm: HashAlgorithm, paint: _Paint) -> list[str]:
-    """A line for each value a register has on some machine, with the machines by how it was established."""
-    groups: dict[tuple[str, bytes], dict[Established, list[int]]] = {}
+    """A table for each hash algorithm that is shown, the chosen one first."""
+    groups: dict[HashAlgorithm, _Values] = {algorithm: {}}
     for number, machine in enumerate(manifest.machines, 1):
-        shown = {row.register for row in machine.registers if row.algorithm is algorithm}
-        for row in machine.registers:
-            if row.algorithm is algorithm or row.register not in shown:
-                labels = groups.setdefault((row.register, row.value), {})
-                labels.setdefault(row.established, []).append(number)
-        for disk in machine.disks:
-            for row in disk.registers:
-                if row.algorithm is algorithm:
-                    name = f"{row.register} on {', '.join(disk.formats)}"
-                    labels = groups.setdefault((name, row.value), {})
-                    labels.setdefault(row.established, []).append(number)
-    width = max((len(register) for register, _ in groups), default=8)
+        for name, row in _shown(machine, algorithm):
+            labels = groups.setdefault(row.algorithm, {}).setdefault((name, row.value), {})
+            labels.setdefault(row.established, []).append(number)
+    found = [item for item in groups if groups[item]] or [algorithm]
+    found.sort(key=lambda item: (item is not algorithm, item.size))
+    width = max((len(name) for item in found for name, _ in groups[item]), default=8)
+    return [line for item in found for line in _bank(item, groups[item], width, paint)]
+
+
+def _shown(machine: GoldenMachine, algorithm: HashAlgorithm) -> Iterator[tuple[str, RegisterRow]]:
+    """Registers in the chosen algorithm, or in their own where they have no value in it."""
+    shown = {row.register for row in machine.registers if row.algorithm is algorithm}
+    for row in machine.registers:
+        if row.algorithm is algorithm or row.register not in shown:
+            yield row.register, row
+    for disk in machine.disks:
+        for row in disk.registers:
+            if row.algorithm is algorithm:
+                yield f"{row.register} on {', '.join(disk.formats)}", row
+
+
+def _bank(algorithm: HashAlgorithm, values: _Values, width: int, paint: _Paint) -> list[str]:
+    """A line for each value a register has on some machine, with the machines by how it was established."""
     digits = 2 * algorithm.size
     head = f"  {'register':<{width}}  {algorithm.value:<{digits}}  established on machines"
     lines = [paint(DIM, head)]
-    for register, value in sorted(groups, key=lambda item: (natural(item[0]), min(groups[item].values()))):
-        labels = groups[register, value]
+    for register, value in sorted(values, key=lambda item: (natural(item[0]), min(values[item].values()))):
+        labels = values[register, value]
         parts = [
             paint(COLOURS[label], f"{label.value} {ranges(labels[label])}")
             for label in Established
@@ -137,7 +150,10 @@ def _machines(manifest: GoldenManifest, paint: _Paint) -> list[str]:
     lines = [paint(DIM, f"  {'machine':<{width + 4}}  launched by")]
     for number, machine in enumerate(manifest.machines, 1):
         lines.append(f"  {number:>2}  {machine.name:<{width}}  {machine.launch}  ({machine.vmm})")
-        lines += [paint(DIM, f"      {item.register}: {item.reason}") for item in machine.omitted]
+        reasons: dict[str, list[str]] = {}
+        for item in machine.omitted:
+            reasons.setdefault(item.reason, []).append(item.register)
+        lines += [paint(DIM, f"      {', '.join(names)}: {reason}") for reason, names in reasons.items()]
     return lines
 
 

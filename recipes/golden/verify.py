@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import ImageError
 from ..measure.sev_pages import LAUNCH_DIGEST
 from ..measure.tpm import fold
 from ..measure.trace import HashAlgorithm, Step, Trace
-from .manifest import GoldenMachine, Policy, Wildcard
+from .manifest import GoldenMachine, Policy, Wildcard, has_pcrs
 from .wildcards import as_observed
 
+# What attestation reports of SEV-SNP show as MEASUREMENT: the launch digest, and its name with HATs.
+LAUNCH_REGISTERS = (LAUNCH_DIGEST, "stage0_measurement")
 # At least one of these must be there in full: SHA-1 alone proves nothing any more. Spec: NIST SP 800-131A.
 STRONG = frozenset({HashAlgorithm.SHA256, HashAlgorithm.SHA384, HashAlgorithm.SHA512})
 
@@ -70,6 +73,7 @@ class Comparison:
 
     Attributes:
         events: how many were compared.
+        equal_events: those of registers that do not differ.
         not_compared: events that were taken as they were observed.
     """
 
@@ -77,6 +81,7 @@ class Comparison:
     results: tuple[RegisterResult, ...]
     differences: tuple[Difference, ...]
     events: int
+    equal_events: int = 0
     not_compared: tuple[Wildcard, ...] = ()
 
     @property
@@ -84,10 +89,49 @@ class Comparison:
         """Whether there was something to compare, and every register and event is exactly as predicted."""
         return bool(self.results) and not self.differences and all(result.equal for result in self.results)
 
+    @property
+    def equal_results(self) -> tuple[RegisterResult, ...]:
+        """The values that are exactly as predicted, of registers whose events are so too."""
+        differing = {item.register for item in self.differences}
+        return tuple(item for item in self.results if item.equal and _real(item.register) not in differing)
+
     def enforced(self, machine: GoldenMachine) -> tuple[Difference, ...]:
         """The differences that the manifest's policy does not merely record."""
-        recorded = {item.register for item in machine.policies if item.policy is Policy.RECORD}
+        recorded = _recorded(machine)
         return tuple(item for item in self.differences if item.register not in recorded)
+
+    def decides(self, machine: GoldenMachine) -> bool:
+        """Whether something that was compared is enforced; without it no difference would count."""
+        recorded = _recorded(machine)
+        return any(_real(item.register) not in recorded for item in self.results)
+
+
+def _recorded(machine: GoldenMachine) -> set[str]:
+    return {item.register for item in machine.policies if item.policy is Policy.RECORD}
+
+
+def _real(register: str) -> str:
+    """The register itself: ``PCR11`` of ``PCR11:sysinit``."""
+    return register.partition(":")[0]
+
+
+def check_tpm_decides(machine: GoldenMachine) -> None:
+    """Returns if a TPM's registers are enforced on a machine, so that its boot can be told from another.
+
+    Raises:
+        ImageError: none is.
+    """
+    recorded = _recorded(machine)
+    rows = [row.register for row in machine.registers if row.register.startswith("PCR")]
+    if any(_real(name) not in recorded for name in rows):
+        return
+    if any(row.register in LAUNCH_REGISTERS for row in machine.registers):
+        what = "nothing of this machine's TPM is enforced, so any boot would do; give --snp-report"
+    elif has_pcrs(machine):
+        what = "every register of its TPM is recorded only, so any boot would do; name another machine"
+    else:
+        what = "no register of a TPM is predicted, so there is nothing to hold it against"
+    raise ImageError(f"{machine.name}: {what}")
 
 
 def of_tpm(machine: GoldenMachine) -> GoldenMachine:
@@ -124,10 +168,11 @@ def compare(
     banks = {algorithm for _, algorithm in observation.values} | set(banks)
     observed: dict[tuple[str, HashAlgorithm], bytes] = {}
     differences = _nothing_compared(machine, banks)
-    events = 0
+    events: dict[str, int] = {}
     for register, traces in _by_register(machine.traces).items():
         steps = tuple(step for step in observation.steps if step.register == register)
-        events += len(steps)
+        taken = sum(item.register == register for item in not_compared)
+        events[register] = len(steps) - taken
         final = traces[-1]
         difference = first_difference(final, steps)
         if difference is not None:
@@ -149,11 +194,13 @@ def compare(
         if row.algorithm in banks
     )
     differences += _value_differences(results, {item.register for item in differences})
+    differing = {item.register for item in differences}
     return Comparison(
         machine=machine.name,
         results=results,
         differences=tuple(differences),
-        events=events - len(not_compared),
+        events=sum(events.values()),
+        equal_events=sum(count for register, count in events.items() if register not in differing),
         not_compared=not_compared,
     )
 
@@ -175,7 +222,7 @@ def first_difference(trace: Trace, observed: Sequence[Step]) -> Difference | Non
         found = observed[index] if index < len(observed) else None
         if expected is None or found is None or not _same(expected, found):
             return Difference(
-                register=trace.register.partition(":")[0],
+                register=_real(trace.register),
                 message=_describe(trace, index, expected, found),
                 index=index,
                 expected=expected,
@@ -188,7 +235,7 @@ def _by_register(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
     """The traces of each real register, shortest first: PCR 11 has one more for every boot phase."""
     registers: dict[str, list[Trace]] = {}
     for trace in sorted(traces, key=lambda trace: len(trace.steps)):
-        registers.setdefault(trace.register.partition(":")[0], []).append(trace)
+        registers.setdefault(_real(trace.register), []).append(trace)
     return registers
 
 
@@ -202,7 +249,7 @@ def _same(expected: Step, found: Step) -> bool:
 
 
 def _describe(trace: Trace, index: int, expected: Step | None, found: Step | None) -> str:
-    register = trace.register.partition(":")[0]
+    register = _real(trace.register)
     place = f"{register} differs at event {index + 1} of {len(trace.steps)}"
     if expected is None:
         assert found is not None
@@ -226,7 +273,7 @@ def _value_after(
     name: str, steps: Sequence[Step], banks: Iterable[HashAlgorithm]
 ) -> dict[tuple[str, HashAlgorithm], bytes]:
     """The value a register had after these logged events, under the name of the trace that ends there."""
-    trace = Trace(name.partition(":")[0], tuple(steps))
+    trace = Trace(_real(name), tuple(steps))
     return {(name, bank): fold(trace, bank) for bank in banks if all(bank in step.digests for step in steps)}
 
 
@@ -246,7 +293,7 @@ def _log_against_values(register: str, steps: Sequence[Step], observation: Obser
 def _value_differences(results: Iterable[RegisterResult], known: set[str]) -> list[Difference]:
     differences = []
     for result in results:
-        register = result.register.partition(":")[0]
+        register = _real(result.register)
         if not result.equal and register not in known:
             known.add(register)
             found = "not reported" if result.observed is None else result.observed.hex()

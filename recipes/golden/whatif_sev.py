@@ -25,6 +25,7 @@ _OPTIONS = {
     "policy": "policy",
     "cmdline": "-append",
     "variables_size": "variables",
+    "legacy_vm_type": "legacy-vm-type",
 }
 # Which option each file that is measured page by page follows, by its role.
 _IMAGES = {"firmware": "-bios", "svsm": "svsm", "igvm": "igvm-cfg"}

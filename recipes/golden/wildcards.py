@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from ..measure.sev_pages import LAUNCH_DIGEST
 from ..measure.tpm import fold
 from ..measure.trace import Step, Trace
 from .manifest import GoldenMachine, RegisterRow, Wildcard, has_pcrs
@@ -20,7 +21,7 @@ DECISIVE = frozenset({"PCR4", "PCR7", "PCR9", "PCR11", "PCR12", "PCR13", "PCR14"
 
 def problems(wildcards: Sequence[Wildcard], machines: Iterable[GoldenMachine]) -> Iterator[tuple[int, str]]:
     """What is wrong with wildcards: the number of one, from 0, and what to do about it."""
-    machines = tuple(machine for machine in machines if machine.omitted or has_pcrs(machine))
+    machines = tuple(machine for machine in machines if _has_tpm(machine))
     for number, item in enumerate(wildcards):
         if item.register in DECISIVE:
             what = f"{item.register} says what runs; without one of its events anything could"
@@ -37,6 +38,11 @@ def problems(wildcards: Sequence[Wildcard], machines: Iterable[GoldenMachine]) -
                 what = f"{item.register} of {machine.name} has {events} {item.event} predicted"
                 yield number, f"{what}; a wildcard is for exactly one"
                 break
+
+
+def _has_tpm(machine: GoldenMachine) -> bool:
+    """Whether a TPM's registers are predicted, or would be; a launch digest alone is of another kind."""
+    return has_pcrs(machine) or (bool(machine.omitted) and machine.trace(LAUNCH_DIGEST) is None)
 
 
 def as_observed(

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 
+from ..formats.tree import FileTree, NodeType
+
 ROOT_FOLDER, CONFIG_FILE = "rootfs", "config.json"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup", "user")
@@ -21,6 +23,49 @@ _MOUNTS = (
     ("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),  # noqa: S108 - in the container
     ("/tmp", "tmpfs", "tmpfs", ("nosuid", "nodev", "mode=1777")),  # noqa: S108 - in the container
 )
+# What of /proc tells of the host or changes it; what a kernel has not, runc passes over.
+# Spec: opencontainers/runc 1.1 libcontainer/specconv/example.go, Example().
+_MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
+    *("/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"),
+)
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# Spec: Linux 6.12 include/linux/namei.h MAXSYMLINKS.
+_MAX_LINKS = 40
+
+
+def no_program(tree: FileTree, path: str) -> str:
+    """Why a container of this root cannot start the absolute ``path``; empty where it can."""
+    waiting, reached, links = path.split("/")[::-1], "", 0
+    while waiting:
+        part = waiting.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            reached = reached.rpartition("/")[0]
+            continue
+        here = f"{reached}/{part}" if reached else part
+        if here not in tree:
+            return (
+                "is not in the container"
+                if here == path.strip("/")
+                else f"leads to /{here}, which is missing"
+            )
+        node = tree[here]
+        if node.type is not NodeType.SYMLINK:
+            reached = here
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return f"leads through more than {_MAX_LINKS} links"
+        waiting += node.target.split("/")[::-1]
+        reached = "" if node.target.startswith("/") else reached
+    node = tree[reached]
+    node = tree[node.target] if node.type is NodeType.HARDLINK else node
+    if node.type is not NodeType.FILE:
+        return "is no file"
+    return "" if node.mode & 0o111 else f"is not executable (mode {node.mode:04o})"
 
 
 def runtime_config(command: tuple[str, ...]) -> str:
@@ -47,6 +92,8 @@ def runtime_config(command: tuple[str, ...]) -> str:
             "uidMappings": mapping,
             "gidMappings": mapping,
             "namespaces": [{"type": name} for name in _NAMESPACES],
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READ_ONLY),
         },
     }
     return json.dumps(value, indent=2) + "\n"

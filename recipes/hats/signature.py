@@ -1,7 +1,8 @@
 """Signatures of appraisal policies: ECDSA on P-256 with SHA-256, r and s, over the bytes of what is measured.
 
 Not signed are the description, who signed, that a policy is for an insecure machine, and all that an
-``amd_sev_dynamic`` policy says of firmware and processors.
+``amd_sev_dynamic`` policy says of firmware and processors. So nothing is signed but ``amd_sev``: any other
+signature would stand below any firmware.
 
 Spec: private-compute-infra-toolkit/hats 7d61840, tvs/appraisal_policies/policy_signature/src/lib.rs;
 FIPS 186-5 section 6.4; RFC 6979 section 3.2 (signing is deterministic).
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ..errors import FormatError
+from ..errors import FormatError, ImageError
 from .policy import AmdSev, AppraisalPolicy, PolicySignature
 
 _COORDINATE = 32
@@ -57,7 +58,14 @@ def signed_bytes(policy: AppraisalPolicy) -> bytes:
 
 
 def sign(policy: AppraisalPolicy, key: ec.EllipticCurvePrivateKey, signer: str) -> AppraisalPolicy:
-    """The policy with this signature as its only one."""
+    """The policy with this signature as its only one.
+
+    Raises:
+        ImageError: it is not ``amd_sev``, so a signature would not cover what vouches for the firmware.
+    """
+    if not isinstance(policy.stage0, AmdSev):
+        what = "a signature covers nothing of what vouches for its firmware"
+        raise ImageError(f"{policy.description}: {what}; only amd_sev policies are signed")
     algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
     r, s = utils.decode_dss_signature(key.sign(signed_bytes(policy), algorithm))
     value = r.to_bytes(_COORDINATE, "big") + s.to_bytes(_COORDINATE, "big")

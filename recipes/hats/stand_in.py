@@ -6,7 +6,6 @@ None of it runs. Each says so in its first bytes, and its name says so wherever 
 from __future__ import annotations
 
 import struct
-from uuid import UUID
 
 from ..formats.ovmf_footer import FOOTER, RESET_VECTOR_SIZE, SEV_ES_RESET_BLOCK, SEV_METADATA, SectionType
 from ..units import KIB, PAGE_SIZE
@@ -43,11 +42,11 @@ def firmware(role: str) -> bytes:
     image[start : start + len(metadata)] = metadata
     table = _entry(SEV_METADATA, struct.pack("<I", _METADATA_OFFSET))
     table += _entry(SEV_ES_RESET_BLOCK, struct.pack("<I", _RESET_ADDRESS))
-    table += struct.pack("<H", len(table) + 18) + FOOTER.bytes_le
+    table += struct.pack("<H", len(table) + 18) + FOOTER
     end = _SIZE - RESET_VECTOR_SIZE
     image[end - len(table) : end] = table
     return bytes(image)
 
 
-def _entry(guid: UUID, data: bytes) -> bytes:
-    return data + struct.pack("<H", len(data) + 18) + guid.bytes_le
+def _entry(guid: bytes, data: bytes) -> bytes:
+    return data + struct.pack("<H", len(data) + 18) + guid

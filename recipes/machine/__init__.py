@@ -7,7 +7,8 @@ command is rendered, so that the same machine has the same value in every folder
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+
+from ..record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .kvmtool import (

@@ -6,9 +6,9 @@ client/launcher/qemu.cc; tvs/proto/appraisal_policies.proto.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from ..record import dataclass
 from ..units import KIB
 from .sev_cpus import CpuSignature
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import Field, asdict
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+
+from ..record import items_of
 
 
-class Described(Protocol):
-    """A dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-def identity(machine: Described) -> str:
-    """Canonical JSON of everything but the name."""
-    value = asdict(machine, dict_factory=lambda items: {key: _plain(item) for key, item in items})
-    del value["name"]
+def identity(machine: object) -> str:
+    """Canonical JSON of everything but the name of a dataclass."""
+    value = {name: _plain(item) for name, item in items_of(machine) or () if name != "name"}
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    items = items_of(value)
+    return value if items is None else {name: _plain(item) for name, item in items}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from ..record import dataclass
 from .identity import identity
 from .sev_cpus import CpuSignature
 
@@ -26,6 +26,12 @@ DEFAULT_POLICY = 0x1
 DEFAULT_SNP_POLICY = 0x30000
 # Policy bit of SEV guests that asks for encrypted register state. Spec: AMD SEV API 55766, table 2.
 POLICY_ES = 1 << 2
+# Bits of a policy of SEV guests. Spec: QEMU 10.0 qapi/qom.json SevGuestProperties, uint32.
+MAX_POLICY = 0xFFFF_FFFF
+# Bit of an SEV-SNP policy that is always one, and all that are defined; KVM takes no migration agent (18).
+# Spec: AMD SEV-SNP ABI 56860 1.58, table 9; Linux 6.17 arch/x86/kvm/svm/sev.c KVM_SNP_POLICY_MASK_VALID.
+SNP_POLICY_ONE = 1 << 17
+SNP_POLICY_KNOWN = 0x3FF_FFFF & ~(1 << 18)
 
 
 class SevMode(Enum):
@@ -61,6 +67,9 @@ class SevMachine:
         policy: guest policy; the digest does not depend on it, the ID block does.
         cmdline: the kernel's command line (``-append``); None where there is no kernel.
         variables_size: bytes of the variable store that lies between SVSM and firmware; 0 without SVSM.
+        legacy_vm_type: of SEV-ES under QEMU, whether KVM is asked by KVM_SEV_ES_INIT, with which virtual CPUs
+            start without x87 and SSE state; None where it is not known, which is measured as if not, and
+            where it has no influence.
     """
 
     name: str
@@ -73,6 +82,7 @@ class SevMachine:
     policy: int = DEFAULT_SNP_POLICY
     cmdline: str | None = None
     variables_size: int = 0
+    legacy_vm_type: bool | None = None
 
     def identity(self) -> str:
         """Canonical JSON of everything but the name."""

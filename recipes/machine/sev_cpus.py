@@ -9,7 +9,7 @@ builtin_x86_defs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..record import dataclass
 
 # A nibble each for base family, base model and stepping, a nibble and a byte for what extends the first two.
 _MAX_FAMILY = 0xF + 0xFF

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from ..record import dataclass
 from .identity import identity
 from .qemu import Accelerator, Disk, QemuMachine, TpmInterface, UefiFirmware
 from .sev import DEFAULT_SNP_POLICY, SEV_FEATURES, SevMachine, SevMode

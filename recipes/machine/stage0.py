@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from enum import Enum
 
+from ..record import dataclass
 from .identity import identity
 from .qemu import Accelerator
 from .sev import SevMachine
@@ -21,6 +21,13 @@ class Stage0Chipset(Enum):
 
     Q35 = "q35"
     MICROVM = "microvm"
+
+    @classmethod
+    def of_type(cls, name: str) -> Stage0Chipset | None:
+        """What a machine type belongs to; None where it is another of QEMU's machines."""
+        if re.fullmatch(r"q35|pc-q35-[1-9][0-9]*\.[0-9]+(\.[0-9]+)?", name):
+            return cls.Q35
+        return cls.MICROVM if name == cls.MICROVM.value else None
 
 
 class Stage0Generation(Enum):
@@ -70,9 +77,7 @@ class Stage0Machine:
     @property
     def chipset(self) -> Stage0Chipset | None:
         """What the type belongs to; None where it is another of QEMU's machines."""
-        if re.fullmatch(r"(pc-)?q35(-[0-9]+\.[0-9]+)?", self.type):
-            return Stage0Chipset.Q35
-        return Stage0Chipset.MICROVM if self.type == "microvm" else None
+        return Stage0Chipset.of_type(self.type)
 
     def identity(self) -> str:
         """Canonical JSON of everything but the name."""

@@ -122,7 +122,7 @@ def checked_chipset(machine: Stage0Machine) -> Stage0Chipset:
 
 def minds_hypertransport(machine: Stage0Machine) -> bool:
     """Whether QEMU keeps RAM out of the HyperTransport range, and reserves it."""
-    version = re.fullmatch(r"pc-q35-([0-9]+)\.([0-9]+)", machine.type)
+    version = re.fullmatch(r"pc-q35-([0-9]+)\.([0-9]+)(\.[0-9]+)?", machine.type)
     old = version is not None and (int(version[1]), int(version[2])) < _MINDS_HYPERTRANSPORT
     few = machine.phys_bits is not None and machine.phys_bits < _HYPERTRANSPORT_BITS
     return machine.amd and machine.chipset is Stage0Chipset.Q35 and not old and not few
@@ -152,7 +152,7 @@ def _high_acpi(entries: list[E820Range]) -> E820Range:
     """1 MiB at the end of what stage0 has mapped; the tables go there."""
     fit = [item for item in entries if _holds_high_acpi(item)]
     if not fit:
-        raise MeasureError("memory: stage0 finds no 1 MiB for ACPI tables; give the machine 16 MiB or more")
+        raise MeasureError("memory: stage0 finds no 1 MiB for ACPI tables; give the machine 2 MiB or more")
     end = min(_TOP_OF_VIRTUAL_MEMORY, fit[-1].end)
     return E820Range(end - _HIGH_ACPI_SIZE, _HIGH_ACPI_SIZE, E820Type.ACPI, "stage0: ACPI tables")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, MeasureError
@@ -110,6 +111,7 @@ class IgvmImage:
         mask = _mask(file, name)
         _check_known(file, name)
         runs = tuple(_in_launch_order(file, mask, name))
+        _check_apart(runs, name)
         if sum(run.size for run in runs) > MAX_PAGES * PAGE_SIZE:
             raise MeasureError(f"{name}: more than {MAX_PAGES} pages are launched; give the file of a guest")
         reader = _checked(read, name)
@@ -175,6 +177,20 @@ def _in_launch_order(file: IgvmFile, mask: int, name: str) -> Iterator[_Run]:
             gathered.append((header.number, value))
     if gathered:
         yield _run(gathered)
+
+
+def _check_apart(runs: Sequence[_Run], name: str) -> None:
+    """Checks that no page is launched twice.
+
+    Spec: AMD SEV-SNP ABI 56860, SNP_LAUNCH_UPDATE: a page that is the guest's already is refused.
+    """
+    for one, other in pairwise(sorted(runs, key=lambda run: (run.address, run.first))):
+        end = one.address + one.size
+        if end > other.address:
+            inside = (other.address - one.address) // PAGE_SIZE if one.pages else 0
+            numbers = sorted([one.first + inside, other.first])
+            what = f"directives {numbers[0]} and {numbers[1]} both fill the page at {other.address:#x}"
+            raise MeasureError(f"{name}: {what}, and no guest starts so; make the file with each page once")
 
 
 def _goes_on(number: int, last: PageData, following: int, page: PageData) -> bool:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
-from uuid import UUID
 
 from ..errors import MeasureError
+from ..formats.guid import guid_bytes
 from ..formats.ovmf_footer import Area
+from ..record import dataclass
 from ..units import PAGE_SIZE, pad
 
 # Spec: QEMU 10.0 target/i386/sev.c: sev_hash_table_header_guid and the three behind it.
-_TABLE = UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
-_CMDLINE = UUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
-_INITRD = UUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
-_KERNEL = UUID("4de79437-abd2-427f-b835-d5b172d2045b")
+_TABLE = guid_bytes("9438d606-4f22-4cc9-b479-a793d411fd21")
+_CMDLINE = guid_bytes("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+_INITRD = guid_bytes("44baf731-3a2f-4bd7-9af1-41e29169781d")
+_KERNEL = guid_bytes("4de79437-abd2-427f-b835-d5b172d2045b")
 # Spec: QEMU 10.0 target/i386/sev.c, PaddedSevHashTable.
 _ALIGNMENT = 16
 
@@ -64,8 +64,8 @@ class KernelHashes:
     def table(self) -> bytes:
         """The table, padded to 176 bytes."""
         items = ((_CMDLINE, self.cmdline), (_INITRD, self.initrd), (_KERNEL, self.kernel))
-        entries = b"".join(_ENTRY.pack(name.bytes_le, _ENTRY.size, value) for name, value in items)
-        return pad(_HEADER.pack(_TABLE.bytes_le, _SIZE) + entries, _ALIGNMENT)
+        entries = b"".join(_ENTRY.pack(name, _ENTRY.size, value) for name, value in items)
+        return pad(_HEADER.pack(_TABLE, _SIZE) + entries, _ALIGNMENT)
 
     def page(self, area: Area, source: str) -> bytes:
         """The page with the table in it, where the firmware looks for it.

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..errors import MeasureError
 from ..formats.ovmf_footer import FOUR_GIB
-from ..machine.sev import SevMode, SevVmm
+from ..machine.sev import SevMachine, SevMode, SevVmm
 from ..machine.sev_cpus import CpuSignature
+from ..record import TYPE_CHECKING, dataclass, replace
 from ..units import PAGE_SIZE
 from .gctx import DIGEST_SIZE, LaunchDigest
-from .sev_launch import HashedFile, SevFirmware, SevLaunch, check_launch
+from .sev_launch import HashedFile, SevFirmware, SevLaunch, check_launch, takes_vm_type
 from .sev_pages import LAUNCH_DIGEST, SPEC, before_vcpus, firmware_pages, vcpu_runs, virtual_cpus
 from .trace import Established, HashAlgorithm, Step, Trace
 
@@ -195,13 +194,24 @@ def _replay_sha256(launch: SevLaunch) -> SevPrediction:
 def _established(launch: SevLaunch) -> Established:
     """Whether digests of another program are known for machines like this."""
     machine = launch.machine
-    features = PROVED_FEATURES.get((machine.mode, machine.vmm), frozenset())
-    return Established.SPEC_ONLY if machine.features not in features or _odd(launch) else Established.ORACLE
+    proved = (
+        machine.features in PROVED_FEATURES.get((machine.mode, machine.vmm), frozenset())
+        and not _odd(launch)
+        and not _foreign(launch)
+        # The other program knows the newer way alone.
+        and (machine.legacy_vm_type is False or not takes_vm_type(machine))
+    )
+    return Established.ORACLE if proved else Established.SPEC_ONLY
 
 
 def _odd(launch: SevLaunch) -> bool:
-    """Whether QEMU hashes another kernel than the file that is named."""
+    """Whether QEMU hashes a kernel that is no Linux kernel to it."""
     return launch.hashes is not None and launch.machine.vmm is SevVmm.QEMU and not launch.linux
+
+
+def _foreign(launch: SevLaunch) -> bool:
+    """Whether a host gets a kernel that boots none directly."""
+    return launch.kernel is not None and launch.machine.vmm in (SevVmm.EC2, SevVmm.GCE)
 
 
 def _update(state: Hash, digest: bytes, size: int, source: str, description: str) -> Step:
@@ -218,16 +228,32 @@ def _update(state: Hash, digest: bytes, size: int, source: str, description: str
     )
 
 
+def _nothing_to_hash(machine: SevMachine) -> str:
+    """What kernel-hashes=on does without a kernel. Spec: QEMU 10.0 snp_launch_update_kernel_hashes()."""
+    what = "no kernel, so there is nothing for kernel-hashes=on to hash"
+    if machine.mode is SevMode.SEV_SNP and machine.vmm is SevVmm.QEMU:
+        return f"{what}: QEMU 10.0 aborts so; leave it out, which is what is measured here"
+    return what
+
+
 def _notes(launch: SevLaunch) -> Iterator[str]:
     """What the digest says less about than one might think."""
     machine = launch.machine
     if launch.kernel is not None and not machine.kernel_hashes:
         yield "kernel, initrd and command line are not measured; add kernel-hashes=on to the sev object"
     elif launch.kernel is None and machine.kernel_hashes:
-        yield "no kernel, so there is nothing for kernel-hashes=on to hash: its page is measured as zero"
+        yield _nothing_to_hash(machine)
     if launch.kernel is not None and _odd(launch):
-        what = "is no Linux kernel with boot protocol 2.06 or newer; QEMU would not measure it so"
-        yield f"-kernel {launch.kernel.name}: {what}"
+        what = "no Linux kernel to QEMU, such as a UKI; it hashes the file as it is"
+        yield f"-kernel {launch.kernel.name}: {what}, and the firmware has to be able to start it"
+    if _foreign(launch):
+        yield f"vmm {machine.vmm.value}: its hosts boot no kernel directly, so none measures this digest"
+    if takes_vm_type(machine) and machine.legacy_vm_type is None:
+        yield (
+            "legacy-vm-type is not stated: measured as off, which needs QEMU 9.1 and Linux 6.10 or newer; "
+            "QEMU by itself takes it as on, and that measures another value: "
+            "write legacy-vm-type=on or legacy-vm-type=off"
+        )
     if machine.mode is SevMode.SEV_SNP and not machine.features & 1:
         yield f"SEV_FEATURES {machine.features:#x} lacks bit 0 (SNP active), which every SEV-SNP guest has"
     if machine.mode is SevMode.SEV:

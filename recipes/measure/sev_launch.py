@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ..errors import MeasureError
 from ..formats.ovmf_footer import FOUR_GIB, OvmfFooter, SectionType, SevSection, parse_footer
 from ..machine.sev import SevMachine, SevMode, SevVmm
+from ..record import TYPE_CHECKING, dataclass
 from ..units import KIB, PAGE_SIZE
 from .gctx import page_digests
 from .kernel_hashes import KernelHashes, check_area
@@ -32,27 +31,33 @@ class SevFirmware:
         name: what people call it.
         size: bytes, whole pages.
         page_digests: SHA-384 of each page, one behind the other.
-        sha256: of the file; a state that is copied to go on from, never updated.
+        hashed: SHA-256 of the file; a state that is copied to go on from, never updated. None where nobody
+            is to ask for it: SEV-SNP measures pages.
         tail: the last bytes, at most 256 KiB, with the table that VMMs read.
     """
 
     name: str
     size: int
     page_digests: bytes
-    sha256: Hash
+    hashed: Hash | None
     tail: bytes
 
     @classmethod
-    def of(cls, name: str, windows: Iterable[bytes | memoryview]) -> SevFirmware:
+    def of(cls, name: str, windows: Iterable[bytes | memoryview], *, with_sha256: bool = True) -> SevFirmware:
         """The firmware whose content comes in pieces, each read before the next is asked for.
+
+        Args:
+            with_sha256: whether the file as a whole is hashed as well.
 
         Raises:
             MeasureError: it is not made of whole pages.
         """
-        state, digests, rest, tail, size = hashlib.sha256(), [], b"", b"", 0
+        state = hashlib.sha256() if with_sha256 else None
+        digests, rest, tail, size = [], b"", b"", 0
         for window in windows:
             size += len(window)
-            state.update(window)
+            if state is not None:
+                state.update(window)
             tail = (tail + bytes(window[-TAIL_SIZE:]))[-TAIL_SIZE:]
             piece = rest + bytes(window) if rest else memoryview(window)
             whole = len(piece) - len(piece) % PAGE_SIZE
@@ -61,7 +66,18 @@ class SevFirmware:
         if rest or not 0 < size < FOUR_GIB:
             what = f"{size} bytes, firmware is made of whole pages of {PAGE_SIZE}"
             raise MeasureError(f"{name}: {what}; give the file that the VMM loads")
-        return cls(name=name, size=size, page_digests=b"".join(digests), sha256=state, tail=tail)
+        return cls(name=name, size=size, page_digests=b"".join(digests), hashed=state, tail=tail)
+
+    @property
+    def sha256(self) -> Hash:
+        """SHA-256 of the file, to be copied and never updated.
+
+        Raises:
+            MeasureError: the file was read for its pages alone.
+        """
+        if self.hashed is None:
+            raise MeasureError(f"{self.name}: read for its pages alone; read it with its SHA-256")
+        return self.hashed
 
     @cached_property
     def footer(self) -> OvmfFooter:
@@ -100,7 +116,7 @@ class SevLaunch:
 
     Attributes:
         svsm: COCONUT-SVSM, below the firmware.
-        linux: the kernel is a file that QEMU takes for a Linux kernel, and hashes as it is.
+        linux: the kernel is a file that QEMU takes for a Linux kernel.
     """
 
     machine: SevMachine
@@ -141,6 +157,9 @@ def check_launch(launch: SevLaunch) -> None:
         raise MeasureError("svsm: a machine with an SVSM has its file, any other has none")
     if machine.vmm is SevVmm.SVSM and machine.mode is not SevMode.SEV_SNP:
         raise MeasureError(f"svsm: needs sev-snp, this machine has {machine.mode.value}")
+    if machine.legacy_vm_type is not None and not takes_vm_type(machine):
+        what = "is for sev-es and qemu, and nothing else depends on it"
+        raise MeasureError(f"legacy-vm-type: {what}; leave it out")
     if machine.vmm is not SevVmm.QEMU and machine.mode is SevMode.SEV:
         raise MeasureError(f"vmm {machine.vmm.value}: plain SEV is modelled for QEMU alone")
     if machine.vmm in (SevVmm.QEMU, SevVmm.SVSM) and machine.cpu is None and machine.mode is not SevMode.SEV:
@@ -151,6 +170,11 @@ def check_launch(launch: SevLaunch) -> None:
         _check_hashes(firmware, machine.mode)
     elif launch.kernel is None and (launch.initrd is not None or machine.cmdline):
         raise MeasureError("kernel: initrd and command line are for one; give a kernel, or leave them out")
+
+
+def takes_vm_type(machine: SevMachine) -> bool:
+    """Whether the digest depends on which of KVM's two ways the machine is set up by."""
+    return machine.mode is SevMode.SEV_ES and machine.vmm is SevVmm.QEMU
 
 
 def _check_hashes(firmware: SevFirmware, mode: SevMode) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..errors import MeasureError
 from ..formats.ovmf_footer import FOUR_GIB, SectionType, SevSection
 from ..machine.sev import SevVmm
+from ..record import dataclass
 from ..units import PAGE_SIZE
 from .gctx import DIGEST_SIZE, VMSA_ADDRESS, LaunchDigest, PageType, page_digests
 from .sev_launch import SevFirmware, SevLaunch, svsm_end
@@ -190,8 +190,9 @@ def _vmsa_pages(launch: SevLaunch) -> Iterator[tuple[bytes, str]]:
     features = machine.features
     signature = machine.cpu.eax if machine.cpu else 0
     origin = f"CPU {machine.cpu}, " if machine.cpu and machine.vmm in (SevVmm.QEMU, SevVmm.SVSM) else ""
-    text = f"{origin}SEV_FEATURES {features:#x}"
+    text = f"{origin}SEV_FEATURES {features:#x}" + (", legacy VM type" if machine.legacy_vm_type else "")
     others = f"{text}, reset block of {launch.firmware.name}"
+    legacy = bool(machine.legacy_vm_type)
     first, rest = RESET_EIP, launch.firmware.footer.reset_eip if machine.vcpus > 1 else None
     if launch.svsm is not None:
         entry = launch.svsm.footer.svsm_entry
@@ -199,9 +200,9 @@ def _vmsa_pages(launch: SevLaunch) -> Iterator[tuple[bytes, str]]:
             raise MeasureError(f"{launch.svsm.name}: its table has no SVSM entry point; give an SVSM build")
         first = rest = svsm_end(launch) - launch.svsm.size + entry
         text = others = f"{text}, entry point of {launch.svsm.name}"
-    yield vmsa_page(machine.vmm, eip=first, signature=signature, features=features), text
+    yield vmsa_page(machine.vmm, eip=first, signature=signature, features=features, legacy=legacy), text
     if machine.vcpus > 1:
         if not rest:
             what = "no SEV-ES reset block, so only one vCPU can start; give a build for SEV-ES"
             raise MeasureError(f"{launch.firmware.name}: {what}")
-        yield vmsa_page(machine.vmm, eip=rest, signature=signature, features=features), others
+        yield vmsa_page(machine.vmm, eip=rest, signature=signature, features=features, legacy=legacy), others

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from ..record import dataclass
 
 
 class HashAlgorithm(Enum):

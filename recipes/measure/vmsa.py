@@ -7,9 +7,9 @@ and sev-snp-measure 0.0.13 vmsa.py for EC2, Google Compute Engine and SVSM.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from ..machine.sev import SevVmm
+from ..record import dataclass
 from ..units import PAGE_SIZE
 
 # Where x86 processors start. Spec: AMD64 APM volume 2, table 14-1.
@@ -78,13 +78,15 @@ _FLAT_CODE, _FLAT_DATA, _FLAT_LIMIT = 8, 16, 0xFFFF_FFFF
 _REAL_CODE, _REAL_LIMIT = 0xF000, 0xFFFF
 
 
-def vmsa_page(vmm: SevVmm, *, eip: int, signature: int, features: int) -> bytes:
+def vmsa_page(vmm: SevVmm, *, eip: int, signature: int, features: int, legacy: bool = False) -> bytes:
     """The 4096 bytes of a virtual CPU's first state.
 
     Args:
         eip: where it starts; the first virtual CPU of all but an SVSM starts at ``RESET_EIP``.
         signature: EAX of CPUID leaf 1.
         features: SEV_FEATURES.
+        legacy: KVM is asked by KVM_SEV_ES_INIT, and leaves out x87 and SSE state: earlier kernels did.
+            Spec: Linux 6.12 arch/x86/kvm/svm/sev.c sev_es_sync_vmsa().
     """
     profile = PROFILES[vmm]
     cs = profile.cs if eip == RESET_EIP else profile.cs_other
@@ -117,8 +119,8 @@ def vmsa_page(vmm: SevVmm, *, eip: int, signature: int, features: int) -> bytes:
         rdx=signature if profile.rdx is None else profile.rdx,
         sev_features=features,
         xcr0=1,
-        mxcsr=profile.mxcsr,
-        x87_fcw=profile.x87_fcw,
+        mxcsr=0 if legacy else profile.mxcsr,
+        x87_fcw=0 if legacy else profile.x87_fcw,
     )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Problem, SpecError
+from ..record import dataclass
 from .common import Architecture, Buildable, DebianSpec, Profile
 from .converted import BaseSpec, ConvertedImage, ConvertedRecipe, RootSpec, load_converted
 from .cvm import (

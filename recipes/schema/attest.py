@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..reader import Marks, Place
+from ..record import dataclass
 from .volumes import FilePath
 from .workload import WorkloadSpec
 

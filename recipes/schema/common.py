@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar
 
 from ..errors import SpecError
 from ..reader import Marks, Place, Text, read
+from ..record import dataclass, field
 
 PackageName = Annotated[str, Text(r"[a-z0-9][a-z0-9+.-]+", "systemd-sysv")]
 Word = Annotated[str, Text(r"[a-z0-9][a-z0-9-]{0,40}", "debian-cvm")]

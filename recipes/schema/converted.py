@@ -5,12 +5,12 @@ The base is a cloud's image that somebody brings, or a Debian system that is ass
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import suggestion
 from ..reader import Marks, Size, Text
+from ..record import dataclass, field
 from ..units import MIB
 from .common import (
     Architecture,

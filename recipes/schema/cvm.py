@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -11,6 +10,7 @@ from typing import Annotated, Protocol
 from ..errors import suggestion
 from ..machine import QemuMachine, SnpMachine
 from ..reader import Marks, Size, Text
+from ..record import dataclass, field
 from ..units import MIB
 from .attest import AttestSpec, check_attest
 from .common import (

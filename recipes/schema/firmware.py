@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 from ..reader import Text
+from ..record import dataclass
 from .common import (
     Architecture,
     Buildable,

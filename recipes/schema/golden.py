@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from ..reader import Text
+from ..record import dataclass
 
 RegisterName = Annotated[str, Text(r"PCR(1?[0-9]|2[0-3])", "PCR5")]
 EventName = Annotated[str, Text(r"EV_[A-Z0-9_]+", "EV_EFI_GPT_EVENT")]

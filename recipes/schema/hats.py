@@ -6,8 +6,9 @@ tvs/proto/appraisal_policies.proto.
 
 from __future__ import annotations
 
+import posixpath
 import re
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from ..errors import suggestion
 from ..machine.hats import HatsShape, RegexForm
 from ..machine.stage0 import Stage0Generation
 from ..reader import Marks, Place, Size, Text
+from ..record import dataclass
 from .common import (
     Architecture,
     Buildable,
@@ -30,20 +32,35 @@ from .hats_machines import (
     HatsMachineSpec,
     NetworksSpec,
     check_machine,
+    check_memory,
     check_networks,
     networks,
     shapes,
 )
 
 Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 hexadecimal digits in lower case")]
-# The launcher starts it without a shell.
-HostPath = Annotated[str, Text(r"[A-Za-z0-9_./+-]{1,255}", "/usr/local/bin/qemu-system-x86_64")]
+# The launcher starts it without a shell: a whole path, or a name to look for.
+_PROGRAM = r"/[A-Za-z0-9_./+-]{1,254}|[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}"
+HostPath = Annotated[str, Text(_PROGRAM, "/usr/local/bin/qemu-system-x86_64")]
 QemuVersion = Annotated[str, Text(r"[0-9]+\.[0-9]+\.[0-9]+(-rc[0-9]+)?", "10.0.2")]
 
 # A CID is a u32, of which the first three and the last one are taken. Spec: Linux 6.12
 # include/uapi/linux/vm_sockets.h VMADDR_CID_*.
 _MIN_CID, _MAX_CID = 3, (1 << 32) - 2
 _MIN_PHYS_BITS, _MAX_PHYS_BITS = 36, 52
+# Folder of the project with what no product may hold.
+_KEYS = "keys"
+
+
+class InsecurePlace(Enum):
+    """Where policies of test VMs are written.
+
+    ``apart``: into files of their own. A TVS that is not told ``--accept_insecure_policies`` refuses every
+    policy of a file with an insecure one in it. ``together``: into the same file, as a test TVS takes it.
+    """
+
+    APART = "apart"
+    TOGETHER = "together"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +73,10 @@ class FileSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class HatsKernelSpec:
-    """The kernel: HATs' own where ``file`` is there, and else one out of a Debian package."""
+    """The kernel: HATs' own where ``file`` is there, and else one out of a Debian package that stands in.
+
+    Debian has the RAM disk driver (brd) as a module, and stage1 loads none.
+    """
 
     package: PackageName
     file: FileSpec | None = None
@@ -136,11 +156,13 @@ class PolicySpec:
     Attributes:
         regex: how strictly the end of the command line is judged.
         dynamic: also policies for a TVS that computes launch digests itself.
+        insecure: where policies of test VMs are.
         signature: none without.
     """
 
     regex: RegexForm = RegexForm.HATS
     dynamic: bool = False
+    insecure: InsecurePlace = InsecurePlace.APART
     signature: SignatureSpec | None = None
 
 
@@ -185,7 +207,8 @@ def load_hats(path: Path, root: Path) -> HatsImage:
     recipe, marks = read_recipe(path, root, HatsRecipe)
     found: list[HatsShape] = []
     attempt(marks, check_name, path.stem)
-    for check in (_check_files, _check_launcher, _check_policy):
+    attempt(marks, _check_files, recipe, root)
+    for check in (_check_launcher, _check_policy):
         attempt(marks, check, recipe)
     attempt(marks, _check_application, recipe.application, root)
     attempt(marks, check_networks, recipe.networks)
@@ -193,6 +216,7 @@ def load_hats(path: Path, root: Path) -> HatsImage:
         known = len(marks.problems)
         attempt(marks, check_machine, spec, index, recipe.networks)
         if len(marks.problems) == known:
+            attempt(marks, _check_layout, spec, index, recipe)
             attempt(marks, _add_shapes, spec, index, recipe, found)
     if recipe.machines is not None and not recipe.machines:
         marks.add(("machines",), "machines: the list is empty; name one at least")
@@ -200,7 +224,7 @@ def load_hats(path: Path, root: Path) -> HatsImage:
     return HatsImage(name=path.stem, path=path, recipe=recipe, machines=tuple(found), places=marks.places)
 
 
-def _check_files(marks: Marks, recipe: HatsRecipe) -> None:
+def _check_files(marks: Marks, recipe: HatsRecipe, root: Path) -> None:
     if recipe.architecture is not Architecture.X86_64:
         marks.add(("architecture",), "SEV-SNP machines are x86_64")
     for place, file in (
@@ -211,12 +235,25 @@ def _check_files(marks: Marks, recipe: HatsRecipe) -> None:
         (("application", "bundle"), recipe.application.bundle),
     ):
         if file is not None:
-            _check_inside(marks, (*place, "path"), file.path)
+            _check_brought(marks, (*place, "path"), file.path, root)
 
 
-def _check_inside(marks: Marks, place: Place, path: str) -> None:
+def _check_brought(marks: Marks, place: Place, path: str, root: Path) -> None:
+    """Notes a path that is no file of the user's own in the project."""
+    if not path.isprintable():
+        marks.add(place, f"path: {path!r} holds a character that is not printable; rename the file")
+        return
     if path.startswith("/") or ".." in path.split("/") or not path:
         marks.add(place, f"path: {path or 'nothing'} does not lie in the project; give a path relative to it")
+        return
+    # A link may lead out of the project, but not to where a plain path may not.
+    real = (root / path).resolve()
+    if posixpath.normpath(path).split("/")[0] == _KEYS or real.is_relative_to((root / _KEYS).resolve()):
+        what = f"path: {path} lies in {_KEYS}/, of which no product may hold anything"
+        marks.add(place, f"{what}; put the file elsewhere, such as recipes/inputs/")
+        return
+    if path.endswith("/") or real.is_dir():
+        marks.add(place, f"path: {path} is a folder; give the path of a file")
 
 
 def _check_application(marks: Marks, spec: HatsApplicationSpec, root: Path) -> None:
@@ -227,6 +264,7 @@ def _check_application(marks: Marks, spec: HatsApplicationSpec, root: Path) -> N
         marks.add(place, what)
     if made and not spec.command:
         marks.add(place, "command is missing: what the application starts")
+    _check_command(marks, (*place, "command"), spec.command)
     if spec.bundle is not None and spec.command:
         marks.add((*place, "command"), "a bundle says itself what it starts; remove command")
     check_unique(marks, (*place, "packages"), spec.packages, "package")
@@ -234,6 +272,18 @@ def _check_application(marks: Marks, spec: HatsApplicationSpec, root: Path) -> N
     if spec.overlay and spec.overlay not in overlays:
         what = f"there is no overlay rootfs/{spec.overlay}{suggestion(spec.overlay, overlays)}"
         marks.add((*place, "overlay"), what)
+
+
+def _check_command(marks: Marks, place: Place, command: tuple[str, ...]) -> None:
+    """Notes words that no program can be started with; what the first one names is looked at in the build."""
+    for index, word in enumerate(command):
+        if "\0" in word:
+            marks.add(
+                (*place, index), f"command: {word!r} holds a NUL, behind which nothing is seen; leave it out"
+            )
+    if command and not command[0].startswith("/"):
+        what = f"command: {command[0]!r} is not the absolute path of a program in the container"
+        marks.add((*place, 0), f"{what}; write for example /usr/bin/hello")
 
 
 def _check_launcher(marks: Marks, recipe: HatsRecipe) -> None:
@@ -251,12 +301,21 @@ def _check_launcher(marks: Marks, recipe: HatsRecipe) -> None:
 
 
 def _check_policy(marks: Marks, recipe: HatsRecipe) -> None:
+    if recipe.policy.dynamic and recipe.host.debug_swap:
+        what = "dynamic: a TVS computes launch digests with SEV_FEATURES 0x1, and host.debug_swap gives 0x21"
+        marks.add(("policy", "dynamic"), f"{what}; take one of the two out")
     signature = recipe.policy.signature
     if signature is None:
         return
     if re.fullmatch(r"keys/hats-[A-Za-z0-9_.-]{1,60}\.pem", signature.key) is None:
         what = f"key: {signature.key!r} is not keys/hats-NAME.pem; put the key there under such a name"
         marks.add(("policy", "signature", "key"), what)
+
+
+def _check_layout(marks: Marks, spec: HatsMachineSpec, index: int, recipe: HatsRecipe) -> None:
+    kind = "microvm" if recipe.launcher.microvm else "q35"
+    if _MIN_PHYS_BITS <= recipe.host.phys_bits <= _MAX_PHYS_BITS:
+        check_memory(marks, spec, index, recipe.host.phys_bits, kind)
 
 
 def _add_shapes(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated
 
@@ -15,13 +14,17 @@ from ..errors import suggestion
 from ..machine.hats import CvmType, HatsNetwork, HatsShape, NetworkMode, TcbVersion
 from ..machine.sev_cpus import CpuSignature
 from ..reader import Marks, Place, Size, Text
-from ..units import GIB, MIB
+from ..record import dataclass, replace
+from ..units import GIB, KIB, MIB, align_up, format_size
 from .common import Word
 
 # Names that QEMU's options hold, where a comma would start another one. Spec: Linux 6.12
 # include/uapi/linux/if.h IFNAMSIZ.
 Bridge = Annotated[str, Text(r"[A-Za-z0-9_.-]{1,15}", "virbr0")]
 MIN_MEMORY, MAX_MEMORY, MAX_VCPUS = 256 * MIB, 1024 * GIB, 255
+# Spec: QEMU 10.0 hw/core/machine.c set_memory_options(); hw/i386/pc_q35.c pc_q35_init() (RAM is split from
+# here on); include/hw/pci-host/q35.h Q35_PCI_HOST_HOLE64_SIZE_DEFAULT; hw/i386/pc.c AMD_HT_START.
+_MEMORY_UNIT, _SPLIT_Q35, _PCI_HOLE64, _HYPERTRANSPORT = 8 * KIB, 0xB000_0000, 32 * GIB, 0xFD_0000_0000
 _MAX_TCB = 255  # Spec: AMD SEV-SNP ABI 56860, table 3 (TCB_VERSION): a byte each
 
 
@@ -115,13 +118,30 @@ def check_networks(marks: Marks, spec: NetworksSpec) -> None:
     here, parsed = (*place, NetworkMode.VIRTUAL_BRIDGE.value), []
     for key, text in (("address", bridge.address), ("gateway", bridge.gateway)):
         try:
-            parsed.append(ipaddress.IPv4Address(text))
+            address = ipaddress.IPv4Address(text)
         except ValueError:
             marks.add((*here, key), f"{key}: {text!r} is no IPv4 address; write for example 10.1.2.3")
+            continue
+        why = _no_host(address)
+        if why:
+            marks.add((*here, key), f"{key}: {text} is {why}, and no machine's; write for example 10.1.2.3")
+        parsed.append(address)
     # The launcher's command line has this mask and no other.
     if len(parsed) == 2 and int(parsed[0]) >> 8 != int(parsed[1]) >> 8:
         what = f"gateway: {bridge.gateway} is not in the network {parsed[0]}/24, which is what HATs sets up"
         marks.add((*here, "gateway"), what)
+    if len(parsed) == 2 and parsed[0] == parsed[1]:
+        what = f"gateway: {bridge.gateway} is the VM's own address; give the one that the bridge has"
+        marks.add((*here, "gateway"), what)
+
+
+def _no_host(address: ipaddress.IPv4Address) -> str:
+    """What an address is for, where no machine of a /24 network can have it."""
+    if address.is_multicast:
+        return "for multicast"
+    if address.is_loopback or address.is_unspecified or address.is_reserved:
+        return "set aside (RFC 6890)"
+    return {0: "the network itself", 255: "for broadcast"}.get(int(address) & 0xFF, "")
 
 
 def check_machine(marks: Marks, spec: HatsMachineSpec, index: int, described: NetworksSpec) -> None:
@@ -146,6 +166,39 @@ def check_machine(marks: Marks, spec: HatsMachineSpec, index: int, described: Ne
             what = f"{mode.value} is not described under networks of the recipe"
             marks.add((*place, "networks", number), f"networks: {what}{suggestion(mode.value, known)}")
     _check_protection(marks, spec, place)
+
+
+def check_memory(
+    marks: Marks, spec: HatsMachineSpec, index: int, phys_bits: int, protected_type: str
+) -> None:
+    """Notes amounts of memory that QEMU lays out in a way that is not modelled, or not at all.
+
+    Args:
+        protected_type: QEMU's machine type of VMs with SEV-SNP.
+    """
+    for number, memory in enumerate(spec.memory):
+        kind = "microvm" if spec.cvm_type is CvmType.DEFAULT else protected_type
+        why = _no_layout(kind, memory, phys_bits)
+        if why:
+            marks.add(("machines", index, "memory", number), f"memory: {why}")
+
+
+def _no_layout(kind: str, memory: int, phys_bits: int) -> str:
+    """What the replay of a memory map would stop at; here, where the recipe has a line for it."""
+    if memory % _MEMORY_UNIT:
+        what = f"{memory} bytes are not whole units of 8 KiB, which is what QEMU makes of it"
+        return f"{what}; give a multiple of 8 KiB"
+    low = min(memory, 3 * GIB) if kind == "microvm" else memory if memory < _SPLIT_Q35 else 2 * GIB
+    end = 4 * GIB + memory - low
+    if kind != "microvm":
+        end = align_up(end, GIB) + _PCI_HOLE64
+    if end > 1 << phys_bits:
+        what = f"{format_size(memory)} and what lies behind need more than {phys_bits} address bits"
+        return f"{what}; give less, or a CPU with more bits"
+    if kind != "microvm" and end > _HYPERTRANSPORT:
+        what = f"with {format_size(memory)} QEMU moves RAM above 1 TiB on AMD CPUs, which is not modelled"
+        return f"{what}; give at most {format_size(_HYPERTRANSPORT - _PCI_HOLE64 - 2 * GIB)}"
+    return ""
 
 
 def _check_protection(marks: Marks, spec: HatsMachineSpec, place: Place) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..record import dataclass
 from .common import (
     Architecture,
     Buildable,

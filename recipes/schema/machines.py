@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Annotated
 
 from ..errors import suggestion
 from ..machine import Accelerator, Disk, QemuMachine, SnpBoot, SnpMachine, TpmInterface, UefiFirmware
-from ..reader import Marks, Size, Text
+from ..reader import Marks, Place, Size, Text
+from ..record import dataclass, field
 from ..units import GIB, MIB
 from .common import Word
-from .snp_machines import SnpSpec, snp_machines
+from .snp_machines import SnpSpec, check_release_policy, snp_machines
 
 MIN_MEMORY, MAX_MEMORY, MAX_VCPUS = 256 * MIB, 1024 * GIB, 256
 
@@ -69,6 +69,9 @@ def add_machines(marks: Marks, spec: MachineSpec, index: int, machines: Machines
         root: the project's folder, where recipes of shared firmware are.
     """
     place = ("machines", index)
+    if spec.sev is None and (*place, "sev") in marks.places:
+        _note_empty(marks, (*place, "sev"))
+        return
     _check_machine(spec, place, marks)
     if spec.sev is not None:
         for snp in snp_machines(marks, spec, spec.sev, place, root):
@@ -87,11 +90,11 @@ def add_machines(marks: Marks, spec: MachineSpec, index: int, machines: Machines
 def check_snp_boots(
     marks: Marks, specs: tuple[MachineSpec, ...], *, needs_tpm: bool, own_words_only: bool
 ) -> None:
-    """Notes machines with SEV-SNP that the image would not come up on.
+    """Notes machines with SEV-SNP that the image would not come up on, or not be safe on.
 
     Args:
         needs_tpm: the initramfs insists on a TPM.
-        own_words_only: the initramfs boots with no other command line than its own.
+        own_words_only: the initramfs boots with no other command line than its own, as that of a release.
     """
     for index, spec in enumerate(specs):
         if spec.sev is None:
@@ -99,10 +102,19 @@ def check_snp_boots(
         if needs_tpm and not spec.tpm:
             what = "tpm: missing, and the initramfs insists on one; give the machine one"
             marks.add(("machines", index), f"{what}, or write initramfs.tpm: if-present")
+        if own_words_only:
+            check_release_policy(marks, spec.sev.policy, ("machines", index, "sev", "policy"))
         if own_words_only and spec.sev.boot is SnpBoot.KERNEL:
             # Spec: edk2-stable202502 OvmfPkg/Library/GenericQemuLoadImageLib/GenericQemuLoadImageLib.c.
             what = "firmware adds initrd=initrd to the command line, and a release boots with its own"
             marks.add(("machines", index, "sev", "boot"), f"{what}; use boot: uki, or profile: dev")
+
+
+def _note_empty(marks: Marks, place: Place) -> None:
+    """Notes a key ``sev`` that says nothing, unless what it says was not understood and is noted already."""
+    if marks.places[place] not in {(problem.line, problem.column) for problem in marks.problems}:
+        what = "sev: nothing is said of it; write for example {boot: uki}, or leave the key out"
+        marks.add(place, what)
 
 
 def _check_new(name: str, machines: Machines, place: tuple[str, int], marks: Marks) -> None:

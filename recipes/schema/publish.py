@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import Enum
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Protocol, get_args, get_type_hints
 
 from ..reader import Marks, Place, Size, Text
+from ..record import dataclass
 from ..units import GIB
 from .common import check_unique
 

@@ -6,7 +6,6 @@ Spec: islet-project/realm-manager 79b74b6 (warden, realm), realm-metadata-tool f
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from ..app_manager import AppManagerConfig, check_config
 from ..errors import SpecError, suggestion
 from ..machine import Irqchip, KvmtoolMachine, VirtioTransport
 from ..reader import Marks, Place, Size, Text
+from ..record import dataclass, field
 from ..units import MIB
 from .common import (
     Architecture,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from itertools import product
 from typing import Annotated
@@ -12,6 +11,7 @@ from ..errors import MeasureError, suggestion
 from ..machine import Irqchip, KvmtoolMachine, KvmtoolNetwork
 from ..machine.kvmtool_profiles import DEFAULT_PROFILE, PROFILES, find_profile
 from ..reader import Marks, Place, Size, Text
+from ..record import dataclass
 from ..units import MIB
 from .common import Word, check_unique
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -12,11 +12,14 @@ from ..errors import suggestion
 from ..machine import Accelerator, SnpBoot, SnpFirmware, SnpMachine, TpmInterface
 from ..machine.sev import DEFAULT_SNP_POLICY, SEV_FEATURES
 from ..machine.sev_cpus import CPU_MODELS
-from ..reader import Marks, Text
+from ..machine.snp_policy import POLICY_RESERVED, Policy
+from ..reader import Marks, Place, Text
+from ..record import dataclass
 from ..units import MIB
 from .firmware import Boots, firmware_recipes, load_firmware
 
-Hexadecimal = Annotated[str, Text(r"0x[0-9a-f]{1,16}", '"0x1"')]
+_HEXADECIMAL = r"0x[0-9a-f]{1,16}"
+Hexadecimal = Annotated[str, Text(_HEXADECIMAL, '"0x1"')]
 
 # The whole file of the package that other machines have in two parts; it has SEV metadata, and no place for
 # kernel hashes. Spec: edk2-stable202502 OvmfPkg/OvmfPkgX64.fdf, OvmfPkg/AmdSev/AmdSevX64.fdf.
@@ -24,6 +27,11 @@ OWN_FIRMWARE = {"ovmf": SnpFirmware(package="ovmf", file="OVMF.fd")}
 # The C-bit is a bit of a physical address; so many bits an entry of a page table has.
 # Spec: AMD64 APM volume 2 (24593), section 7.10.1; CPUID Fn8000_001F EBX.
 _MAX_CBIT = 63
+# What makes a guest's memory no secret. Spec: AMD 56860 section 4.3.
+_NO_RELEASE = {
+    Policy.DEBUG: "with which the host may read the guest's memory",
+    Policy.MIGRATE_MA: "with which a migration agent may copy the guest elsewhere",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +138,7 @@ def _check(marks: Marks, spec: Family, sev: SnpSpec, place: tuple[str, int]) -> 
     if spec.devices:
         marks.add((*place, "devices"), "devices: with sev they are given when the script is run")
     for index, cpu in enumerate(spec.cpu):
-        if cpu not in CPU_MODELS:
+        if cpu not in CPU_MODELS and cpu not in spec.cpu[:index]:
             what = f"cpu: {cpu!r} is no model of a CPU with SEV{suggestion(cpu, CPU_MODELS)}"
             marks.add((*place, "cpu", index), what)
     if len(spec.tpm) > 1:
@@ -140,13 +148,57 @@ def _check(marks: Marks, spec: Family, sev: SnpSpec, place: tuple[str, int]) -> 
     if not 1 <= sev.reduced_phys_bits <= _MAX_CBIT:
         what = f"reduced_phys_bits: {sev.reduced_phys_bits} is not 1 to {_MAX_CBIT}"
         marks.add((*place, "sev", "reduced_phys_bits"), what)
-    if not int(sev.features, 16) & SEV_FEATURES["SNPActive"]:
-        what = f"features: {sev.features} lacks bit 0, which every guest with SEV-SNP has"
-        marks.add((*place, "sev", "features"), what)
+    _check_features(marks, sev.features, (*place, "sev", "features"))
+    _check_policy(marks, sev.policy, (*place, "sev", "policy"))
+
+
+def _check_features(marks: Marks, text: str, place: Place) -> None:
+    number = _number(text)
+    if number is None:
+        return
+    unknown = number & ~sum(SEV_FEATURES.values())
+    if unknown:
+        known = f"0x{sum(SEV_FEATURES.values()):x}"
+        marks.add(
+            place, f"features: {text} has bits {unknown:#x} that are not known; those known are {known}"
+        )
+    if not number & SEV_FEATURES["SNPActive"]:
+        what = f"features: {text} lacks bit 0, which every guest with SEV-SNP has"
+        marks.add(place, f"{what}; write {number | SEV_FEATURES['SNPActive']:#x}")
+
+
+def _check_policy(marks: Marks, text: str, place: Place) -> None:
+    """No processor starts a guest with another policy. Spec: AMD 56860 section 4.3."""
+    number = _number(text)
+    if number is None:
+        return
+    if number & POLICY_RESERVED:
+        marks.add(place, f"policy: {text} has reserved bits {number & POLICY_RESERVED:#x}; leave them out")
+    if not number & Policy.RESERVED_ONE:
+        what = f"policy: {text} lacks bit 17, which is always one"
+        marks.add(place, f"{what}; write {number | Policy.RESERVED_ONE:#x}")
+
+
+def check_release_policy(marks: Marks, text: str, place: Place) -> None:
+    """Notes a guest policy that lets the host look into a guest, which no release does."""
+    number = _number(text)
+    if number is None:
+        return
+    for flag, what in _NO_RELEASE.items():
+        if number & flag:
+            fix = f"write {number & ~flag:#x}, or set profile: dev"
+            marks.add(place, f"policy: {text} has bit {flag.bit_length() - 1}, {what}; {fix}")
+
+
+def _number(text: str) -> int | None:
+    """What a recipe's text says; None where the reader has refused it."""
+    return int(text, 16) if text and re.fullmatch(_HEXADECIMAL, text) else None
 
 
 def _combinations(spec: Family, sev: SnpSpec, firmware: SnpFirmware) -> Iterator[SnpMachine]:
-    for cpu, vcpus, memory in product(spec.cpu, spec.vcpus, spec.memory):
+    # What is listed twice is one mistake, and not also two machines of one name.
+    cpus, counts, sizes = dict.fromkeys(spec.cpu), dict.fromkeys(spec.vcpus), dict.fromkeys(spec.memory)
+    for cpu, vcpus, memory in product(cpus, counts, sizes):
         labels = [
             (len(spec.cpu) > 1, cpu.lower()),
             (len(spec.vcpus) > 1, f"{vcpus}cpu"),
@@ -163,8 +215,8 @@ def _combinations(spec: Family, sev: SnpSpec, firmware: SnpFirmware) -> Iterator
             firmware=firmware,
             boot=sev.boot,
             tpm=spec.tpm[0] if spec.tpm else None,
-            features=int(sev.features, 16),
-            policy=int(sev.policy, 16),
+            features=_number(sev.features) or 0,
+            policy=_number(sev.policy) or 0,
             cbitpos=sev.cbitpos,
             reduced_phys_bits=sev.reduced_phys_bits,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import suggestion
 from ..reader import Marks, Place, Text
+from ..record import dataclass
 from .common import Word
 
 # Hosts in URLs are names or addresses; what comes behind the port is the protocol's, not the recipe's.

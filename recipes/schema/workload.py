@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 from ..errors import suggestion
 from ..reader import Marks, Place, Size, Text
+from ..record import dataclass
 from ..units import MIB, format_size
 from .common import PackageName, Word, check_unique
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError
+from ..record import dataclass, replace
 from ..schema import Image, RootfsSpec
 from .digests import ROOT
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError
+from ..record import dataclass
 from ..units import MIB
 
 # Large enough for the reads not to count, small enough for two of them not to matter.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import MeasureError
 from ..machine.stage0 import Stage0Machine
 from ..measure.stage0_acpi import acpi_trace
+from ..record import dataclass
 from ..vmm.qemu import PROGRAM
 from ..vmm.stage0_capture import capture_stage0
 from ..vmm.stage0_captures import Stage0Capture, dump_captures, merge
@@ -56,12 +58,30 @@ def capture_machine(machine: Stage0Machine, *, binary: str = PROGRAM) -> Capture
     return Captured(capture=capture, acpi_table_sha256=acpi_trace(acpi_tables(capture)).steps[-1].after)
 
 
+def check_store(path: Path) -> None:
+    """Stops where captures could not be stored, before any is made.
+
+    Raises:
+        FormatError: the file is there and is none of captures.
+        MeasureError: there is no folder for it, or nothing can be written there.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise MeasureError(f"{path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise MeasureError(f"{path}: nothing can be written to {folder}; choose another place")
+    if path.exists():
+        read_captures(path)
+
+
 def store(path: Path, captured: Iterable[Captured]) -> tuple[Stage0Capture, ...]:
     """Everything in a file of captures, once the new ones are in it; it is there whole or not at all.
 
     Raises:
         FormatError: the file is there and is none of captures.
+        MeasureError: there is no folder for it, or nothing can be written there.
     """
+    check_store(path)
     known = read_captures(path) if path.exists() else ()
     merged = merge(known, (item.capture for item in captured))
     temporary = path.with_name(f".{path.name}.tmp")

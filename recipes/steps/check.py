@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from doit.exceptions import TaskFailed
 
 from ..errors import ImageError, SpecError, ToolError
 from ..machine import Accelerator
+from ..record import dataclass, field, replace
 from ..schema import DiskImage
 from . import golden
 from .run import pick

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from ..record import dataclass
 from ..schema import DiskImage, Image
 from . import data, rootfs, uki, verity, workload, workload_system
 from .layout import Part, write_disk

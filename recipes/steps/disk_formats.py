@@ -6,13 +6,13 @@ import hashlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError, suggestion
 from ..reader import Marks
+from ..record import dataclass
 from ..schema import Buildable, DiskImage
 from ..units import MIB
 from .digests import ROOT, read_sidecar

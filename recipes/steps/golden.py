@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..machine import QemuMachine
 from ..reader import Marks
+from ..record import dataclass, replace
 from ..schema import Buildable, DiskImage, Image
 from ..schema.golden import WildcardSpec
 from . import (

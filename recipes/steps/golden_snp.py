@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..record import dataclass
 from ..schema import DiskImage
 from . import firmware, launch
 from .disk_formats import other_sizes

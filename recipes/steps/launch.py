@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..machine import QemuMachine, SnpBoot, SnpMachine
+from ..record import dataclass
 from ..schema import DiskImage
 from . import disk, initramfs, kernel, uki, verity
 from .digests import ROOT

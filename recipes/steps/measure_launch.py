@@ -6,7 +6,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import MeasureError
@@ -17,6 +16,7 @@ from ..machine import QemuMachine, UefiFirmware
 from ..measure import secureboot
 from ..measure.boot import replay_boot
 from ..measure.uefi import AcpiTables
+from ..record import dataclass, replace
 from ..vmm.captures import AcpiCapture
 from ..vmm.models import find_firmware, known_firmware
 from ..vmm.qemu_parse import parse

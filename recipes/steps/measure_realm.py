@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import MeasureError
@@ -12,6 +11,7 @@ from ..machine.kvmtool_profiles import find_profile
 from ..measure.kvmtool import RealmPrediction, replay
 from ..measure.kvmtool_params import realm_params
 from ..measure.realm_launch import Replayer
+from ..record import dataclass, replace
 from ..vmm.kvmtool_options import EAC5
 from ..vmm.kvmtool_parse import parse
 from .blobs import FileBlob

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import FormatError, MeasureError
+from ..machine.sev import SevMode, SevVmm
 from ..measure.sev import HashedFile, SevFirmware, SevLaunch, matrix, replay
+from ..record import TYPE_CHECKING, dataclass, replace
 from ..units import GIB, KIB, MIB, format_size
 from ..vmm.sev_values import ParsedSev, SevFiles, SevHost
 from .blobs import FileBlob
+from .sev_files import check_files, check_no_image, is_linux
 
 if TYPE_CHECKING:
     from ..formats.p384 import SigningKey
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from ..measure.igvm_image import IgvmImage
     from ..measure.sev import MatrixEntry, SevPrediction
 
-# Builds have 512 KiB (stage0) to 16 MiB; no more is read. Spec: QEMU 10.0 hw/i386/pc_sysfw.c
-# FLASH_SIZE_LIMIT, 8 MiB for flash.
+# Ours: builds have 512 KiB (stage0) to 16 MiB.
 MAX_FIRMWARE = 64 * MIB
 # Ours: IGVM files may hold kernel and initrd. Nothing of their size is kept.
 MAX_IGVM = 1 * GIB
@@ -31,11 +31,6 @@ MAX_IGVM = 1 * GIB
 _WINDOW = 256 * KIB
 # Ours: a P-384 key in any form has a few hundred bytes.
 _MAX_KEY = 16384
-# Where a kernel has its magic and the version of its boot protocol, and the first version whose header says
-# how long a command line may be. Spec: Linux 6.12 Documentation/arch/x86/boot.rst; QEMU 10.0
-# hw/i386/x86-common.c x86_load_linux().
-_MAGIC, _PROTOCOL = 0x202, 0x206
-_OLDEST = 0x206
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,39 +73,55 @@ class OpenedSev:
         return matrix_igvm(self.launch, vcpus, cpus)
 
 
-def open_command_line(argv: Sequence[str], host: SevHost, *, name: str = "command line") -> OpenedSev:
+def open_command_line(
+    argv: Sequence[str], host: SevHost, *, name: str = "command line", with_sha256: bool = True
+) -> OpenedSev:
     """The launch of a QEMU command line.
+
+    Args:
+        name: what to call the machine.
+        with_sha256: whether SHA-256 of files will be asked for that are measured by page.
 
     Raises:
         ImageError: the command line is not modelled, or a file it names cannot be read.
     """
     from ..vmm.sev_parse import parse
 
-    return open_parsed(parse(argv, name=name, host=host, file_size=lambda path: FileBlob.of(Path(path)).size))
+    parsed = parse(argv, name=name, host=host, file_size=lambda path: FileBlob.of(Path(path)).size)
+    return open_parsed(parsed, with_sha256=with_sha256)
 
 
-def open_described(text: str, host: SevHost) -> OpenedSev:
+def open_described(text: str, host: SevHost, *, with_sha256: bool = True) -> OpenedSev:
     """The launch of a machine that is described as ``vmm=ec2,firmware=F,vcpus=N``.
+
+    Args:
+        with_sha256: whether SHA-256 of files will be asked for that are measured by page.
 
     Raises:
         ImageError: the description is wrong, or a file it names cannot be read.
     """
     from ..vmm.sev_described import parse_described
 
-    return open_parsed(parse_described(text, host=host))
+    return open_parsed(parse_described(text, host=host), with_sha256=with_sha256)
 
 
-def read_firmware(path: Path) -> SevFirmware:
+def read_firmware(path: Path, *, with_sha256: bool = True, raw: bool = False) -> SevFirmware:
     """A firmware file, read in pieces.
 
+    Args:
+        with_sha256: whether the file as a whole is hashed as well.
+        raw: it is taken as it is, whatever is in it.
+
     Raises:
-        FormatError: it is no regular file, or too large for one.
+        FormatError: it is no regular file, a disk image, or too large for one.
     """
+    if not raw:
+        check_no_image(path)
     blob = FileBlob.of(path)
     if blob.size > MAX_FIRMWARE:
         what = f"{format_size(blob.size)}, at most {format_size(MAX_FIRMWARE)} are taken for firmware"
         raise FormatError(str(path), f"{what}; give the firmware file")
-    return SevFirmware.of(blob.name, blob.windows(_WINDOW))
+    return SevFirmware.of(blob.name, blob.windows(_WINDOW), with_sha256=with_sha256)
 
 
 def read_igvm(path: Path) -> IgvmImage:
@@ -166,8 +177,11 @@ def read_signing_key(path: Path) -> SigningKey:
     return SigningKey.from_scalar(key.private_numbers().private_value, str(path))
 
 
-def open_parsed(parsed: ParsedSev) -> OpenedSev:
+def open_parsed(parsed: ParsedSev, *, with_sha256: bool = True) -> OpenedSev:
     """The launch of a machine and the files it names.
+
+    Args:
+        with_sha256: whether SHA-256 of files will be asked for that are measured by page.
 
     Raises:
         ImageError: a file cannot be read, or is no firmware.
@@ -175,24 +189,37 @@ def open_parsed(parsed: ParsedSev) -> OpenedSev:
     files = parsed.files
     if files.igvm:
         return _open_igvm(parsed, Path(files.igvm))
-    launch = read_launch(parsed.machine, files)
+    launch = read_launch(parsed.machine, files, with_sha256=with_sha256)
     return OpenedSev(launch=launch, ignored=parsed.ignored, notes=parsed.notes)
 
 
-def read_launch(machine: SevMachine, files: SevFiles) -> SevLaunch:
+def read_launch(machine: SevMachine, files: SevFiles, *, with_sha256: bool = True) -> SevLaunch:
     """A machine with the files that it starts with.
+
+    Args:
+        with_sha256: whether SHA-256 of files will be asked for that are measured by page.
 
     Raises:
         ImageError: a file cannot be read, or is no firmware.
     """
+    check_files(files)
+    # Without SEV-SNP the launch digest goes on from the file's.
+    whole = with_sha256 or machine.mode is not SevMode.SEV_SNP
+    direct = files.kernel if machine.vmm in (SevVmm.QEMU, SevVmm.SVSM) else None
     return SevLaunch(
         machine=machine,
-        firmware=read_firmware(Path(files.firmware)),
+        firmware=read_firmware(Path(files.firmware), with_sha256=whole, raw=files.firmware in files.raw),
         kernel=hashed_file(files.kernel),
         initrd=hashed_file(files.initrd),
-        svsm=read_firmware(Path(files.svsm)) if files.svsm else None,
-        linux=files.kernel is not None and _is_linux(Path(files.kernel)),
+        svsm=_svsm(files, with_sha256=whole),
+        linux=direct is not None and is_linux(Path(direct)),
     )
+
+
+def _svsm(files: SevFiles, *, with_sha256: bool) -> SevFirmware | None:
+    if files.svsm is None:
+        return None
+    return read_firmware(Path(files.svsm), with_sha256=with_sha256, raw=files.svsm in files.raw)
 
 
 def _open_igvm(parsed: ParsedSev, path: Path) -> OpenedSev:
@@ -223,13 +250,6 @@ def _with_image(parsed: ParsedSev, image: IgvmImage) -> tuple[SevMachine, tuple[
         features=machine.features if features is None else features,
         policy=policy or machine.policy,
     ), tuple(notes)
-
-
-def _is_linux(path: Path) -> bool:
-    """Whether a file has the header of a Linux kernel that QEMU hands to the firmware as it is."""
-    head = FileBlob.of(path).head(_PROTOCOL + 2)
-    version = int.from_bytes(head[_PROTOCOL:], "little")
-    return head[_MAGIC:_PROTOCOL] == b"HdrS" and version >= _OLDEST
 
 
 def hashed_file(path: str | None) -> HashedFile | None:

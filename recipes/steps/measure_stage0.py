@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..document import MAX_DOCUMENT
 from ..errors import FormatError, MeasureError
 from ..machine.stage0 import Stage0Generation
 from ..measure.stage0 import AcpiTables, Stage0Kernel, Stage0Launch, Stage0Prediction, replay
+from ..record import dataclass
 from ..units import KIB
 from ..vmm.stage0_captures import Stage0Capture, find, load_captures
 from ..vmm.stage0_parse import ParsedStage0, Stage0Host, parse
@@ -58,7 +58,7 @@ def open_stage0(
 
     Args:
         acpi: captured ACPI tables; without any, the launch has none.
-        qemu_version: of the captures to take; None takes the only version there is.
+        qemu_version: that runs the machine; needed with captures, which hold for one version each.
 
     Raises:
         ImageError: the command line is not modelled, a file it names cannot be read, or there is no capture
@@ -71,7 +71,7 @@ def open_stage0(
     )
     capture = None
     if acpi is not None:
-        capture = find(read_captures(acpi), parsed.machine, qemu_version=qemu_version)
+        capture = _capture(acpi, parsed, qemu_version)
     elif qemu_version is not None:
         raise MeasureError(f"--qemu-version {qemu_version}: picks a capture; give captures by --acpi FILE")
     launch = Stage0Launch(
@@ -82,6 +82,16 @@ def open_stage0(
         acpi=None if capture is None else acpi_tables(capture),
     )
     return OpenedStage0(launch=launch, capture=capture, ignored=parsed.ignored, notes=_notes(parsed, capture))
+
+
+def _capture(path: Path, parsed: ParsedStage0, version: str | None) -> Stage0Capture:
+    """The capture of the machine by the QEMU that is said to run it: nothing is started here to ask it."""
+    captures = read_captures(path)
+    if version is None:
+        there = ", ".join(sorted({capture.qemu_version for capture in captures})) or "none"
+        what = f"tables are another QEMU's, so say which runs the machine: {parsed.binary} --version"
+        raise MeasureError(f"--acpi {path}: {what}, then --qemu-version VERSION; captured of: {there}")
+    return find(captures, parsed.machine, qemu_version=version)
 
 
 def read_captures(path: Path) -> tuple[Stage0Capture, ...]:

@@ -6,13 +6,13 @@ the cloud wants, what the machine will measure, and a file that says all of this
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..reader import Marks
+from ..record import dataclass, replace
 from ..schema import DiskImage, Image
 from ..schema.publish import CloudSpec, Parameter, azure_version, parameters
 from ..units import GIB

@@ -7,11 +7,11 @@ What boots is ours, and so are the keys that let it boot.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
+from ..record import dataclass, replace
 
 if TYPE_CHECKING:
     from ..clouds.secure_boot import Pcr7

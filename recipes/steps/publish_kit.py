@@ -7,12 +7,12 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..errors import FormatError
+from ..record import dataclass
 from ..schema.publish import Parameter
 from ..units import GIB
 from . import keys

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..record import replace
 from ..schema import Image, RootfsSpec
 from . import attest, helpers, kernel, workload_system
 from .digests import ROOT

@@ -14,7 +14,6 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 from ..errors import ImageError
+from ..record import dataclass, items_of
 from ..schema import Buildable
 from ..units import format_size
 from .digests import DIGESTS, ROOT, content, intact, sidecar, sidecar_text
@@ -220,8 +220,9 @@ def canonical(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    items = items_of(value)
+    if items is not None:
+        return {name: _plain(item) for name, item in items}
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, Path):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError, VerifyError
 from ..machine import QemuMachine
+from ..record import dataclass
 from ..schema import DiskImage
 from ..schema.volumes import FormatPolicy, UnlockSpec
 from . import firmware

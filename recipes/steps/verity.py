@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from ..record import dataclass
 from ..schema import Image
 from . import rootfs
 from .seeds import derived_salt, derived_uuid

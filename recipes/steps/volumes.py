@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..errors import FormatError, SpecError
+from ..record import dataclass, replace
 from ..schema import ConvertedImage, DiskImage
 from ..schema.volumes import (
     FormatPolicy,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SpecError
+from ..record import dataclass
 from ..schema import DiskImage, Image
 from ..schema.workload import (
     COMPOSE_FILE,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from ..record import replace
 from ..schema import DiskImage, Image, RootfsSpec
 from ..schema.workload import IDENTITY_REGISTER
 from .seeds import derived_uuid

@@ -9,9 +9,9 @@ Spec: QEMU 7.2 util/qemu-option.c (get_opt_value), qemu-options.hx.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 from ..errors import MeasureError
+from ..record import dataclass, field
 from ..units import MIB
 
 IGNORED_FLAGS = frozenset(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..errors import MeasureError
 from ..machine.sev import POLICY_ES, SevMachine, SevMode, SevVmm
 from ..machine.sev_cpus import CpuSignature
+from ..record import replace
 from .qemu_options import OptionValue, split_option
 from .sev_values import (
     ParsedSev,
     SevFiles,
     SevHost,
+    check_policy,
     default_policy,
     features_of,
     igvm_features,
@@ -29,7 +30,8 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
 
     Settings: ``vmm`` (qemu, ec2, gce, svsm), ``firmware`` or ``igvm``, ``vcpus``, and where they matter
     ``mode``, ``cpu`` (a QEMU model, or family/model/stepping), ``sev-features``, ``policy``, ``kernel``,
-    ``initrd``, ``append``, ``kernel-hashes``, ``svsm`` and ``vars-size``. Two commas are one of the value.
+    ``initrd``, ``append``, ``kernel-hashes``, ``legacy-vm-type``, ``svsm`` and ``vars-size``. Two commas are
+    one of the value.
 
     Raises:
         MeasureError: naming the setting that is unknown, missing or wrong.
@@ -58,16 +60,17 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
         name="described",
         mode=mode,
         vmm=SevVmm(vmm),
-        vcpus=vcpu_count(f"--machine {text}", value.need("vcpus")),
+        vcpus=vcpu_count(f"--machine {text}", _need(value, "vcpus", "2")),
         cpu=_described_cpu(value, host, mode, SevVmm(vmm)),
         features=features,
-        kernel_hashes=value.switch("kernel-hashes", default=bool(kernel)),
+        kernel_hashes=_kernel_hashes(value, kernel, mode, SevVmm(vmm)),
         policy=_policy(text, policy, mode),
         cmdline=cmdline if kernel else None,
         variables_size=number(f"--machine vars-size={size}", size) if size else 0,
+        legacy_vm_type=_vm_type(value, mode, SevVmm(vmm)),
     )
     files = SevFiles(
-        firmware="" if igvm else value.need("firmware"),
+        firmware="" if igvm else _need(value, "firmware", "OVMF.fd"),
         kernel=kernel or None,
         initrd=initrd or None,
         svsm=svsm or None,
@@ -81,6 +84,36 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
         stated_policy=bool(policy),
         stated_features=host.features is not None,
     )
+
+
+def _need(value: OptionValue, key: str, example: str) -> str:
+    text = value.take(key)
+    if not text:
+        what = f"{key}= is missing; write for example {key}={example}"
+        raise MeasureError(f"--machine {value.text}: {what}")
+    return text
+
+
+def _kernel_hashes(value: OptionValue, kernel: str, mode: SevMode, vmm: SevVmm) -> bool:
+    """Whether the kernel is hashed, which QEMU aborts at with SEV-SNP where there is none.
+
+    Spec: QEMU 10.0 target/i386/sev.c snp_launch_update_kernel_hashes().
+    """
+    hashes = value.switch("kernel-hashes", default=bool(kernel))
+    if hashes and not kernel and (mode, vmm) == (SevMode.SEV_SNP, SevVmm.QEMU):
+        what = "kernel-hashes=on without a kernel: QEMU aborts so"
+        raise MeasureError(f"--machine {value.text}: {what}; give kernel=FILE, or leave it out")
+    return hashes
+
+
+def _vm_type(value: OptionValue, mode: SevMode, vmm: SevVmm) -> bool | None:
+    """Which of KVM's two ways an SEV-ES guest is set up by; None where nothing says it."""
+    if "legacy-vm-type" not in value.settings:
+        return None
+    if (mode, vmm) != (SevMode.SEV_ES, SevVmm.QEMU):
+        what = "legacy-vm-type is for mode=sev-es and vmm=qemu, nothing else depends on it"
+        raise MeasureError(f"--machine {value.text}: {what}; leave it out")
+    return value.switch("legacy-vm-type")
 
 
 def _with_stated(value: OptionValue, host: SevHost) -> SevHost:
@@ -110,7 +143,7 @@ def _policy(described: str, text: str, mode: SevMode) -> int:
         meant = SevMode.SEV if mode is SevMode.SEV_ES else SevMode.SEV_ES
         what = f"policy {policy:#x} is one of {meant.value}, and mode is {mode.value}"
         raise MeasureError(f"--machine {described}: {what}; change one of the two")
-    return policy
+    return check_policy(f"--machine {described}", mode, policy)
 
 
 def _described_cpu(value: OptionValue, host: SevHost, mode: SevMode, vmm: SevVmm) -> CpuSignature | None:

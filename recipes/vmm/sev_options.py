@@ -63,7 +63,7 @@ IGNORED_MACHINE = frozenset(
 IGNORED_SEV = frozenset(
     [
         *("author-key-enabled", "cbitpos", "dh-cert-file", "guest-visible-workarounds", "handle"),
-        *("host-data", "id-auth", "id-block", "legacy-vm-type", "reduced-phys-bits", "session-file"),
+        *("host-data", "id-auth", "id-block", "reduced-phys-bits", "session-file"),
         *("sev-device", "vcek-disabled"),
     ]
 )

@@ -16,11 +16,12 @@ from ..errors import MeasureError, suggestion
 from ..machine.sev import DEFAULT_POLICY, POLICY_ES, SevMachine, SevMode, SevVmm
 from ..machine.sev_cpus import CPU_MODELS, HOST_MODELS, CpuSignature
 from .qemu_options import OptionValue, split_option
-from .sev_options import IGNORED_SEV
+from .sev_options import FEATURE_SETTINGS, IGNORED_SEV
 from .sev_values import (
     ParsedSev,
     SevFiles,
     SevHost,
+    check_policy,
     default_policy,
     features_of,
     igvm_features,
@@ -29,13 +30,17 @@ from .sev_values import (
     signature,
     vcpu_count,
 )
-from .sev_words import SEV_GUEST, SNP_GUEST, SevLine, options, read
+from .sev_words import SEV_GUEST, SNP_GUEST, TDX_GUEST, SevLine, options, read
 
 _HOW = "give --host family=F --host model=M --host stepping=S, as /proc/cpuinfo has them"
 _PROGRAMS = frozenset(["qemu-system-x86_64", "qemu-kvm", "kvm"])
-_GUEST = re.compile(rf"(qom-type=)?({SEV_GUEST}|{SNP_GUEST})(,|$)")
+# Objects that protect a machine, wherever their type stands, and JSON that has the name of one.
+_GUESTS = "|".join([SEV_GUEST, SNP_GUEST, TDX_GUEST])
+_GUEST = re.compile(rf"({_GUESTS})(,|$)|(.*,)?qom-type=({_GUESTS})(,|$)|\{{.*\"({_GUESTS})\"", re.DOTALL)
+_PROTECTED = re.compile(r"(.*,)?(confidential-guest-support|memory-encryption)=", re.DOTALL)
 # Others put other parts in place: microvm, for one, adds to the command line behind the hash of it.
 _TYPE = re.compile(r"q35|pc-q35-[a-z0-9.]+")
+_VERSIONED = re.compile(r"pc-q35-[0-9]+\.[0-9]+")
 # Parts of a machine that are multiplied; of the last three, QEMU computes one that is left out, and a q35 has
 # one of each of the first three. Spec: QEMU 10.0 hw/core/machine-smp.c, hw/i386/pc.c pc_machine_class_init().
 _FIXED = ("drawers", "books", "clusters")
@@ -44,11 +49,15 @@ _TOPOLOGY = (*_FIXED, "dies", "modules", *_COMPUTED)
 
 
 def is_sev(argv: Sequence[str]) -> bool:
-    """Whether the words start a QEMU with an SEV guest object."""
+    """Whether the words start a QEMU with an SEV guest object, or with what only makes sense beside one."""
     if not argv or not is_qemu(argv[0]):
         return False
-    pairs = itertools.pairwise(argv)
-    return any(option in ("-object", "--object") and _GUEST.match(value) for option, value in pairs)
+    patterns = {"object": _GUEST, "machine": _PROTECTED, "M": _PROTECTED}
+    for option, value in itertools.pairwise(argv):
+        pattern = patterns.get(option.removeprefix("-").removeprefix("-"))
+        if option.startswith("-") and pattern and pattern.match(value):
+            return True
+    return False
 
 
 def is_qemu(program: str) -> bool:
@@ -79,6 +88,7 @@ def parse(
     guest = _guest(line)
     stated_policy = "policy" in guest.settings
     mode, policy = _mode(guest)
+    legacy, assumed = _vm_type(line, guest, mode)
     igvm = _igvm(line)
     kernel_hashes = guest.switch("kernel-hashes")
     with_svsm = guest.switch("svsm")
@@ -103,12 +113,13 @@ def parse(
         policy=policy,
         cmdline=line.once.get("-append", "") if "-kernel" in line.once else None,
         variables_size=file_size(variables) if files.svsm and variables else 0,
+        legacy_vm_type=legacy,
     )
     return ParsedSev(
         machine=machine,
         files=files,
         ignored=tuple(line.ignored),
-        notes=notes,
+        notes=(*notes, *assumed),
         stated_policy=stated_policy,
         stated_features=host.features is not None,
     )
@@ -120,8 +131,17 @@ def _files(line: SevLine, igvm: str | None, *, with_svsm: bool) -> tuple[SevFile
         firmware, svsm, variables = "", None, None
     else:
         firmware, svsm, variables = _firmware(line, with_svsm=with_svsm)
-    kernel, initrd = line.once.get("-kernel"), line.once.get("-initrd")
-    return SevFiles(firmware=firmware, kernel=kernel, initrd=initrd, svsm=svsm, igvm=igvm), variables
+    files = SevFiles(
+        firmware=firmware,
+        kernel=line.once.get("-kernel"),
+        initrd=line.once.get("-initrd"),
+        svsm=svsm,
+        igvm=igvm,
+        rom="-bios" in line.once,
+        flash=tuple(line.flash[unit] for unit in sorted(line.flash)),
+        raw=tuple(line.flash[unit] for unit in sorted(line.raw)),
+    )
+    return files, variables
 
 
 def _igvm(line: SevLine) -> str | None:
@@ -178,12 +198,47 @@ def _guest(line: SevLine) -> OptionValue:
 
 def _mode(guest: OptionValue) -> tuple[SevMode, int]:
     """Which SEV the guest object asks for, and its policy."""
-    text = guest.take("policy")
+    text, where = guest.take("policy"), f"-object {guest.text}"
     if guest.head == SNP_GUEST:
         mode = SevMode.SEV_SNP
-        return mode, number(f"-object {guest.text}", text) if text else default_policy(mode)
-    policy = number(f"-object {guest.text}", text) if text else DEFAULT_POLICY
-    return SevMode.SEV_ES if policy & POLICY_ES else SevMode.SEV, policy
+        policy = number(where, text) if text else default_policy(mode)
+    else:
+        policy = number(where, text) if text else DEFAULT_POLICY
+        mode = SevMode.SEV_ES if policy & POLICY_ES else SevMode.SEV
+    return mode, check_policy(where, mode, policy)
+
+
+def _vm_type(line: SevLine, guest: OptionValue, mode: SevMode) -> tuple[bool | None, tuple[str, ...]]:
+    """Which of KVM's two ways an SEV-ES guest is set up by, None where nothing says it; and what was assumed.
+
+    Machine types up to 9.0 have the earlier way by themselves, and ``auto`` takes it as well unless something
+    is asked for that only the newer one has. Older QEMUs have no other.
+
+    Spec: QEMU 10.0 target/i386/sev.c sev_kvm_type(), sev_init2_required(), hw/i386/pc.c pc_compat_9_0; QEMU
+    11.0 target/i386/sev.c: SEV_FEATURES need the newer one.
+    """
+    if guest.head != SEV_GUEST:
+        return None, ()
+    text, kind = guest.take("legacy-vm-type"), line.machine["type"]
+    if mode is not SevMode.SEV_ES:
+        line.ignored += [f"-object {guest.head}: legacy-vm-type={text}"] if text else []
+        return None, ()
+    wanted = [key for key in FEATURE_SETTINGS if guest.settings.get(key) in ("on", "yes", "true")]
+    versioned = _VERSIONED.fullmatch(kind) is not None
+    if text in ("", "auto"):
+        if not text and not versioned:
+            return (False if wanted else None), ()
+        legacy = not wanted
+        note = (
+            f"legacy-vm-type={'on' if legacy else 'off'}: QEMU takes it so with {kind} where it is not stated"
+        )
+        return legacy, () if text else (note,)
+    guest.settings["legacy-vm-type"] = text
+    legacy = guest.switch("legacy-vm-type")
+    if legacy and wanted:
+        what = f"{wanted[0]}=on needs the newer VM type"
+        raise MeasureError(f"-object {guest.text}: {what}; write legacy-vm-type=off")
+    return legacy, ()
 
 
 def _check_direct_boot(line: SevLine) -> None:
@@ -203,6 +258,11 @@ def _firmware(line: SevLine, *, with_svsm: bool) -> tuple[str, str | None, str |
     if with_svsm != (2 in line.flash):
         what = "an SVSM is svsm=on at the object, with its file in flash unit 2"
         raise MeasureError(f"svsm: {what}; give both or none")
+    for unit in sorted(line.flash):
+        # Spec: QEMU 10.0 hw/i386/pc_sysfw.c pc_system_firmware_init().
+        if unit and unit - 1 not in line.flash:
+            what = f"QEMU takes none without unit {unit - 1}"
+            raise MeasureError(f"-drive if=pflash,unit={unit}: {what}; give both, or leave it out")
     if 1 in line.flash and not with_svsm:
         line.ignored.append(
             f"-drive if=pflash,unit=1: {line.flash[1]} holds variables, which are not measured"

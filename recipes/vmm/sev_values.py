@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import MeasureError, suggestion
-from ..machine.sev import DEFAULT_POLICY, DEFAULT_SNP_POLICY, POLICY_ES, SEV_FEATURES, SevMachine, SevMode
+from ..machine.sev import (
+    DEFAULT_POLICY,
+    DEFAULT_SNP_POLICY,
+    MAX_POLICY,
+    POLICY_ES,
+    SEV_FEATURES,
+    SNP_POLICY_KNOWN,
+    SNP_POLICY_ONE,
+    SevMachine,
+    SevMode,
+)
 from ..machine.sev_cpus import CPU_MODELS, CpuSignature
+from ..record import dataclass
 from . import sev_options as table
 from .qemu_options import OptionValue
 
@@ -38,6 +48,9 @@ class SevFiles:
     Attributes:
         firmware: empty where there is an IGVM file.
         igvm: an IGVM file, which holds the firmware and the first state of virtual CPUs.
+        rom: the firmware is given by ``-bios``.
+        flash: every unit of flash, in order.
+        raw: those of ``flash`` whose format is stated; QEMU looks into the others for a disk image.
     """
 
     firmware: str = ""
@@ -45,6 +58,9 @@ class SevFiles:
     initrd: str | None = None
     svsm: str | None = None
     igvm: str | None = None
+    rom: bool = False
+    flash: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +125,25 @@ def default_policy(mode: SevMode) -> int:
     return DEFAULT_SNP_POLICY if mode is SevMode.SEV_SNP else plain
 
 
+def check_policy(where: str, mode: SevMode, policy: int) -> int:
+    """The policy, if a guest can be launched with it.
+
+    Raises:
+        MeasureError: it has bits that there are not, or lacks one that has to be there.
+    """
+    if mode is not SevMode.SEV_SNP:
+        if policy > MAX_POLICY:
+            raise MeasureError(f"{where}: policy {policy:#x} has more than 32 bits; QEMU does not start so")
+        return policy
+    if not policy & SNP_POLICY_ONE:
+        what = f"policy {policy:#x} lacks bit 17, which every SEV-SNP guest has"
+        raise MeasureError(f"{where}: {what}; write policy={policy | SNP_POLICY_ONE:#x}")
+    if policy & ~SNP_POLICY_KNOWN:
+        what = f"policy {policy:#x} has bits {policy & ~SNP_POLICY_KNOWN:#x}, which KVM refuses"
+        raise MeasureError(f"{where}: {what}; write policy={policy & SNP_POLICY_KNOWN:#x}")
+    return policy
+
+
 def features_of(mode: SevMode, guest: OptionValue, host: SevHost) -> tuple[int, tuple[str, ...]]:
     """SEV_FEATURES, and what was assumed.
 
@@ -128,9 +163,10 @@ def features_of(mode: SevMode, guest: OptionValue, host: SevHost) -> tuple[int, 
     if host.features is None:
         features = base | asked
         debug = features | SEV_FEATURES["DebugSwap"]
+        how = "=N where KVM does" if debug == features else f"={debug:#x} where KVM has debug_swap on"
         text = (
             f"SEV_FEATURES {features:#x} assumed; a host that turns more on measures another value: "
-            f"give --host sev-features={debug:#x} where KVM has debug_swap on"
+            f"give --host sev-features{how}"
         )
         return features, (text,)
     if asked & ~host.features:
@@ -190,10 +226,12 @@ def number(where: str, text: str) -> int:
     Raises:
         MeasureError: it is none.
     """
-    match = re.fullmatch(r"0[xX]([0-9a-fA-F]{1,16})|([0-9]{1,19})", text)
-    if match is None:
-        raise MeasureError(f"{where}: {text!r} is no number; write for example 33 or 0x21")
-    return int(match[1], 16) if match[1] else int(match[2])
+    match = re.fullmatch(r"0[xX]([0-9a-fA-F]{1,16})|([0-9]{1,20})", text)
+    value = -1 if match is None else int(match[1], 16) if match[1] else int(match[2])
+    if not 0 <= value < 1 << 64:
+        what = "is no number" if match is None else "has more than 64 bits"
+        raise MeasureError(f"{where}: {text!r} {what}; write for example 33 or 0x21")
+    return value
 
 
 def vcpu_count(where: str, text: str) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from ..errors import MeasureError
+from ..record import dataclass, field
 from . import sev_options as table
 from .qemu_options import OptionValue, split_option
 
 SEV_GUEST, SNP_GUEST = "sev-guest", "sev-snp-guest"
 """Types of the objects that make a machine one with SEV."""
+TDX_GUEST = "tdx-guest"
+"""Type of the object that makes a machine one with TDX."""
 
 # The short form of `-global`; any other is made of settings.
 # Spec: QEMU 10.0 system/qdev-monitor.c qemu_global_option().
@@ -22,11 +24,17 @@ _PARENTS = frozenset(["device", "object", "confidential-guest-support"])
 
 @dataclass
 class SevLine:
-    """What the options said so far."""
+    """What the options said so far.
+
+    Attributes:
+        flash: paths by unit.
+        raw: units whose format is stated.
+    """
 
     once: dict[str, str] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)
     flash: dict[int, str] = field(default_factory=dict)
+    raw: set[int] = field(default_factory=set)
     guests: list[OptionValue] = field(default_factory=list)
     igvm: list[OptionValue] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
@@ -114,8 +122,11 @@ def _read_object(line: SevLine, option: str, value: str) -> None:
         line.igvm.append(settings)
     elif settings.head.startswith(table.IGNORED_OBJECTS):
         line.ignored.append(f"{option} {value}")
+    elif settings.head == TDX_GUEST:
+        raise MeasureError(f"{option} {value}: TDX is not modelled yet; give a machine with SEV")
     else:
-        raise MeasureError(f"{option} {value}: objects of type {settings.head} are not modelled")
+        what = f"objects of type {settings.head} are not modelled"
+        raise MeasureError(f"{option} {value}: {what}; leave it out if it has no influence on the launch")
 
 
 def _read_drive(line: SevLine, option: str, value: str) -> None:
@@ -133,9 +144,13 @@ def _read_drive(line: SevLine, option: str, value: str) -> None:
         raise MeasureError(
             f"{option} {value}: flash units are 0 (code), 1 (variables) and 2 (SVSM), once each"
         )
-    if drive.take("format", "raw") != "raw":
-        raise MeasureError(f"{option} {value}: flash is measured as it is in memory; write format=raw")
+    stated = drive.take("format")
+    if stated not in ("", "raw"):
+        what = "flash is measured as it is in memory"
+        raise MeasureError(f"{option} {value}: {what}; convert it to raw, and write format=raw")
     line.flash[int(unit)] = drive.need("file")
+    if stated:
+        line.raw.add(int(unit))
     for key in table.IGNORED_FLASH:
         drive.take(key)
     drive.finish()

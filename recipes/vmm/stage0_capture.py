@@ -25,11 +25,14 @@ from .launch import DEFAULT_TIMEOUT, Qemu
 from .qemu import PROGRAM
 from .qtest import QTest
 from .stage0_captures import LOADER, RSDP, TABLES, Stage0Capture
+from .stage0_words import split_escaped
 
 # QEMU maps a ROM file up to the end of 4 GiB, in whole pieces of this size. Spec: QEMU 10.0
 # hw/i386/x86-common.c x86_bios_rom_init().
 _ROM_SIZE = 64 * KIB
 _RAM = "goldsmith-ram"
+# Hides a device. Spec: QEMU 10.0 hw/net/virtio-net.c failover_hide_primary_device().
+_PAIR = "failover_pair_id"
 # Ours, in seconds: QEMU takes some milliseconds for each vCPU, and more the more there are.
 _PATIENCE_FOR_VCPU = 0.25
 
@@ -104,11 +107,25 @@ def _stand_ins(machine: Stage0Machine) -> Iterator[str]:
 
 
 def _startable(device: str) -> str:
-    driver, comma, rest = device.partition(",")
-    return table.STAND_IN + comma + rest if driver.startswith(table.NEEDS_HOST) else device
+    """A device that starts, with the same tables."""
+    driver, *settings = split_escaped(device)
+    if driver in table.NEEDS_HOST:
+        driver = table.STAND_IN
+    elif driver in table.MMIO_NEEDS_HOST:
+        driver = table.MMIO_STAND_IN
+    else:
+        return device
+    return ",".join([driver, *(item for item in settings if item.partition("=")[0] in table.SLOT)])
 
 
 def _check(machine: Stage0Machine) -> None:
+    for device in machine.devices:
+        driver, *settings = split_escaped(device)
+        if driver in table.NO_STAND_IN:
+            raise MeasureError(f"-device {device}: {table.NO_STAND_IN[driver]}; leave it out")
+        if any(item.partition("=")[0] == _PAIR for item in settings):
+            what = f"with {_PAIR} its slot stays empty until the guest asks, which is not modelled"
+            raise MeasureError(f"-device {device}: {what}; leave it out")
     if machine.chipset is None:
         raise MeasureError(f"machine {machine.type}: not modelled; use q35, pc-q35-N.M or microvm")
     if machine.chipset is Stage0Chipset.MICROVM and machine.phys_bits is None:

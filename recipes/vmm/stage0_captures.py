@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -65,36 +65,31 @@ class Stage0Capture:
 
     def __str__(self) -> str:
         machine = self.machine
-        memory = machine.get("memory")
+        memory = machine["memory"]
         size = f"{memory // 1024} KiB" if isinstance(memory, int) else f"{memory!r}"
         accelerator = machine.get("accelerator")
         vcpus = "1 vCPU" if machine.get("vcpus") == 1 else f"{machine.get('vcpus')} vCPUs"
         return f"QEMU {self.qemu_version}, {machine.get('type')}, {accelerator}, {vcpus}, {size}"
 
 
-def find(
-    captures: Iterable[Stage0Capture], machine: Stage0Machine, *, qemu_version: str | None = None
-) -> Stage0Capture:
+def find(captures: Iterable[Stage0Capture], machine: Stage0Machine, *, qemu_version: str) -> Stage0Capture:
     """The capture of ``machine``.
 
     Args:
-        qemu_version: that runs it; None takes the only version there is.
+        qemu_version: that runs it.
 
     Raises:
-        MeasureError: there is none, or one of each of several versions and none was asked for.
+        MeasureError: there is none, or none of that version.
     """
     known = sorted(captures, key=_key)
     found = [item for item in known if not _differences(item, machine)]
     if not found:
         raise MeasureError(_no_machine(machine, known))
-    versions = ", ".join(dict.fromkeys(item.qemu_version for item in found))
-    chosen = [item for item in found if qemu_version in (None, item.qemu_version)]
+    chosen = [item for item in found if item.qemu_version == qemu_version]
     if not chosen:
+        versions = ", ".join(dict.fromkeys(item.qemu_version for item in found))
         what = f"its ACPI tables are captured of QEMU {versions}, not of {qemu_version}"
         raise MeasureError(f"{machine.name}: {what}; capture with that QEMU: {_HOW}")
-    if len(chosen) > 1:
-        what = f"ACPI tables of QEMU {versions} are captured"
-        raise MeasureError(f"{machine.name}: {what}; say which one runs, by --qemu-version")
     return chosen[0]
 
 
@@ -124,6 +119,17 @@ def load_captures(text: str, source: str) -> tuple[Stage0Capture, ...]:
     Raises:
         FormatError: the text is malformed, a digest does not match, or a capture is there twice.
     """
+    try:
+        return _load(text, source)
+    except FormatError as error:
+        what = error.what
+        if "integer string conversion" in what:
+            what = "no JSON: a number has thousands of digits"
+        advice = "" if ";" in what else f"; give a file that was written by {_HOW}"
+        raise FormatError(error.source, what + advice, offset=error.offset) from None
+
+
+def _load(text: str, source: str) -> tuple[Stage0Capture, ...]:
     document = read_document(text, source, SCHEMA)
     if "captures" in document.values:
         what = "captures for UEFI firmware, which sets the chipset up before it reads the tables"
@@ -215,15 +221,50 @@ def _file(fields: Fields) -> tuple[str, bytes]:
 
 
 def _machine(fields: Fields) -> dict[str, object]:
-    """A machine as :meth:`Stage0Machine.acpi_identity` writes it: no value is deeper than lists of texts."""
+    """A machine as :meth:`Stage0Machine.acpi_identity` writes it."""
+    for key in _MACHINE:
+        if key not in fields.values:
+            raise FormatError(fields.source, f"{key!r} is missing; capture again")
     for key, value in fields.values.items():
-        items = value if isinstance(value, list) else [value]
-        parts = [part for item in items for part in (item if isinstance(item, list) else [item])]
-        if not all(part is None or isinstance(part, bool | int | str) for part in parts):
-            raise FormatError(fields.source, f"{key!r} is no value of a machine; capture again")
-        if not all(text.isprintable() for text in (key, *parts) if isinstance(text, str)):
-            raise FormatError(fields.source, f"{key!r} holds a character that is not printable")
+        if key not in _MACHINE:
+            raise FormatError(fields.source, f"{key!r} is unknown; remove it or use a newer version")
+        if not _MACHINE[key](value):
+            raise FormatError(fields.source, f"{key!r} is no such value of a machine; capture again")
     return fields.values
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 64
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+_MACHINE: dict[str, Callable[[object], bool]] = {
+    "accelerator": _is_text,
+    "amd": _is_flag,
+    "devices": _are_texts,
+    "max_vcpus": _is_count,
+    "memory": _is_count,
+    "phys_bits": lambda value: value is None or _is_count(value),
+    "settings": lambda value: isinstance(value, list) and all(map(_is_pair, value)),
+    "type": _is_text,
+    "vcpus": _is_count,
+}
+"""What a capture holds of a machine, and what its values are."""
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _are_texts(value)
 
 
 def _texts(fields: Fields, key: str) -> tuple[str, ...]:

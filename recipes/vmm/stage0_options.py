@@ -109,16 +109,46 @@ HOST_SIDE = frozenset(
 )
 """Settings of ``-device`` that do not reach ACPI tables: those see slots, not what sits in them."""
 
-STAND_IN = "virtio-rng-pci"
-"""A device without a host side, for one whose host side is not there when tables are captured."""
+STAND_IN, MMIO_STAND_IN = "virtio-rng-pci", "virtio-rng-device"
+"""Devices without a host side, for ones whose host side is not there when tables are captured."""
 
-NEEDS_HOST = (
-    "nvme",
-    "vfio-pci",
-    "vhost-",
-    "virtio-9p-pci",
-    "virtio-blk-pci",
-    "virtio-gpu",
-    "virtio-pmem-pci",
+SLOT = frozenset(["acpi-index", "addr", "bus", "id", "multifunction"])
+"""Settings of ``-device`` that say where it sits: what stands in for it has them too."""
+
+_VHOST_USER = ("fs", "gpio", "gpu", "i2c", "input", "rng", "scmi", "snd")
+NEEDS_HOST = frozenset(
+    [
+        *("nvme", "vfio-pci", "vhost-vdpa-device-pci", "vhost-vsock-pci", "vhost-vsock-pci-non-transitional"),
+        *("virtio-9p", "virtio-blk", "virtio-gpu", "virtio-gpu-gl", "virtio-gpu-gl-pci", "virtio-gpu-pci"),
+        *("vhost-user-vsock-pci", "vhost-user-vsock-pci-non-transitional"),
+        *(f"vhost-user-{name}-pci" for name in _VHOST_USER),
+        *(
+            f"{name}-pci{kind}"
+            for name in ("vhost-scsi", "vhost-user-blk", "vhost-user-scsi", "virtio-9p", "virtio-blk")
+            for kind in ("", "-non-transitional", "-transitional")
+        ),
+    ]
 )
-"""Beginnings of PCI devices that do not start without something of the host."""
+"""PCI devices that do not start without something of the host. Spec: QEMU 10.0 ``-device help``."""
+
+MMIO_NEEDS_HOST = frozenset(
+    [
+        *("vhost-scsi", "vhost-user-blk", "vhost-user-gpu", "vhost-user-input", "vhost-user-rng"),
+        *("vhost-user-scsi", "vhost-user-vsock-device", "vhost-vdpa-device", "vhost-vsock-device"),
+        *("virtio-9p-device", "virtio-blk-device", "virtio-gpu-device", "virtio-gpu-gl-device"),
+        *(f"vhost-user-{name}-device" for name in ("fs", "gpio", "i2c", "rng", "scmi", "snd")),
+    ]
+)
+"""Devices at a virtio-mmio transport that do not start so either."""
+
+_NO_SLOT = "it has no slot of its own, and nothing stands in for it"
+_NO_HOTPLUG = "the tables say that it cannot be unplugged, and nothing stands in for it"
+NO_STAND_IN = {
+    "nvme-ns": _NO_SLOT,
+    "nvme-subsys": _NO_SLOT,
+    "vfio-pci-nohotplug": _NO_HOTPLUG,
+    "vhost-user-vga": "the tables tell a VGA card apart, and nothing stands in for it",
+    "virtio-pmem": "memory of that kind changes memory map and tables",
+    "virtio-pmem-pci": "memory of that kind changes memory map and tables",
+}
+"""Devices that do not start without something of the host, and that no other device is like."""

@@ -7,7 +7,6 @@ the ACPI tables.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,23 +16,14 @@ from ..machine.sev import SevMachine
 from ..machine.stage0 import Stage0Chipset, Stage0Generation, Stage0Machine
 from . import stage0_options as table
 from .qemu import escape
-from .qemu_options import OptionValue, split_option
+from .qemu_options import OptionValue
 from .sev_parse import is_qemu
 from .sev_parse import parse as parse_sev
-from .sev_values import SevHost, number
+from .sev_values import SevHost
 from .sev_values import parse_host as parse_sev_host
 from .sev_words import SNP_GUEST
+from .stage0_cpu import address_bits, made_by_amd, parse_phys_bits, parse_vendor, read_cpu
 from .stage0_words import GUEST_SUPPORT, Stage0Line, parse_memory, read_words
-
-# CPU models that name AMD as their maker to a TCG guest; KVM names the host's maker whatever the model.
-# Spec: QEMU 7.2 target/i386/cpu.c builtin_x86_defs, x86_cpu_load_model(), max_x86_cpu_initfn().
-_AMD_MODELS = re.compile(r"(max|qemu64|phenom|athlon|Opteron_G[0-9]|EPYC(-[A-Za-z]+)?)(-v[0-9]+)?")
-_VENDORS = {"amd": "AuthenticAMD", "intel": "GenuineIntel"}
-# Models that are whatever the host has.
-_HOST_MODELS = ("host", "max")
-# Address bits of a CPU that none are given for. Spec: QEMU 10.0 target/i386/cpu.h TCG_PHYS_ADDR_BITS.
-_DEFAULT_PHYS_BITS = 40
-_MIN_PHYS_BITS, _MAX_PHYS_BITS = 32, 52
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +79,9 @@ def parse_host(items: Iterable[str]) -> Stage0Host:
         if (key == "vendor" and amd is not None) or (key == "phys-bits" and bits is not None):
             raise MeasureError(f"--host {item}: given twice; write it once")
         if key == "vendor":
-            amd = _is_amd(f"--host {item}", text)
+            amd = parse_vendor(f"--host {item}", text)
         elif key == "phys-bits":
-            bits = _phys_bits(f"--host {item}", text)
+            bits = parse_phys_bits(f"--host {item}", text)
         else:
             others.append(item)
     return Stage0Host(amd=amd, phys_bits=bits, sev=_sev_facts(others))
@@ -177,21 +167,6 @@ def _sev_facts(items: list[str]) -> SevHost:
         raise
 
 
-def _is_amd(where: str, text: str) -> bool:
-    known = {**_VENDORS, **{value: value for value in _VENDORS.values()}}
-    if text not in known:
-        raise MeasureError(f"{where}: no such maker of CPUs; write vendor=amd or vendor=intel")
-    return known[text] == _VENDORS["amd"]
-
-
-def _phys_bits(where: str, text: str) -> int:
-    bits = number(where, text)
-    if not _MIN_PHYS_BITS <= bits <= _MAX_PHYS_BITS:
-        what = f"a CPU has {_MIN_PHYS_BITS} to {_MAX_PHYS_BITS} address bits"
-        raise MeasureError(f"{where}: {what}; take the number from /proc/cpuinfo")
-    return bits
-
-
 def _need(line: Stage0Line, option: str) -> str:
     if option not in line.once:
         raise MeasureError(f"{option}: missing; QEMU's default depends on how it was built")
@@ -202,11 +177,8 @@ def _chipset(line: Stage0Line) -> Stage0Chipset:
     kind = line.machine.get("type", "")
     if not kind:
         raise MeasureError("-machine: missing; write -machine q35 or -machine microvm,acpi=on,pcie=on")
-    for chipset in Stage0Chipset:
-        family = rf"microvm|(pc-)?{chipset.value}(-[0-9]+\.[0-9]+(\.[0-9]+)?)?"
-        if chipset.value in kind and re.fullmatch(family, kind):
-            break
-    else:
+    chipset = Stage0Chipset.of_type(kind)
+    if chipset is None:
         raise MeasureError(f"-machine {kind}: is not modelled; use q35, pc-q35-N.M or microvm")
     if line.machine.get("acpi", "on") not in ("on", "auto"):
         what = "stage0 stops where there are no ACPI tables; write acpi=on"
@@ -249,53 +221,11 @@ def _cpu(
     line: Stage0Line, host: Stage0Host, chipset: Stage0Chipset, accelerator: Accelerator
 ) -> tuple[bool, int | None]:
     """Whether the guest's CPU is AMD's, and its address bits where they matter."""
-    text = _need(line, "-cpu")
-    model = text.partition(",")[0]
-    settings = split_option("-cpu", text, "model").settings
-    kvm = accelerator is Accelerator.KVM
-    if model == "host" and not kvm:
-        raise MeasureError(f"-cpu {text}: needs -accel kvm; write -cpu max")
-    if kvm:
-        amd = _host_vendor(line, host, chipset, text)
-    elif host.amd is not None:
-        raise MeasureError(f"--host vendor: -cpu {model} says it with -accel tcg; leave it out")
-    elif "vendor" in settings:
-        amd = settings["vendor"] == _VENDORS["amd"]
-    else:
-        amd = _AMD_MODELS.fullmatch(model) is not None
-    return amd, _address_bits(text, settings, host, chipset, kvm=kvm)
-
-
-def _host_vendor(line: Stage0Line, host: Stage0Host, chipset: Stage0Chipset, text: str) -> bool:
-    if line.sev:
-        if host.amd is False:
-            raise MeasureError("--host vendor=intel: SEV is AMD's; leave it out")
-        return True
-    if host.amd is not None:
-        return host.amd
-    if chipset is Stage0Chipset.MICROVM:
-        return True  # nothing of a microvm depends on it
-    what = "the memory map depends on who made the host's CPU"
-    raise MeasureError(f"-cpu {text}: {what}; give --host vendor=amd or --host vendor=intel")
-
-
-def _address_bits(
-    text: str, settings: dict[str, str], host: Stage0Host, chipset: Stage0Chipset, *, kvm: bool
-) -> int | None:
-    """Address bits of the CPU, None where they are not known or nothing depends on them."""
-    given = settings.get("phys-bits", "0")
-    model = settings["model"]
-    bits: int | None = _phys_bits(f"-cpu {text}", given) if given != "0" else None
-    from_host = kvm and (model in _HOST_MODELS or settings.get("host-phys-bits") in ("on", "yes", "true"))
-    if host.phys_bits is not None:
-        if bits is not None or not from_host:
-            raise MeasureError(f"--host phys-bits={host.phys_bits}: -cpu {model} says it; leave it out")
-        bits = host.phys_bits
-    if bits is None and not from_host:
-        bits = _DEFAULT_PHYS_BITS
-    if chipset is Stage0Chipset.Q35 and bits is not None and bits >= _DEFAULT_PHYS_BITS:
-        return None
-    return bits
+    cpu, kvm = read_cpu(_need(line, "-cpu")), accelerator is Accelerator.KVM
+    if cpu.model == "host" and not kvm:
+        raise MeasureError(f"-cpu {cpu.text}: needs -accel kvm; write -cpu max")
+    amd = made_by_amd(cpu, host.amd, chipset, kvm=kvm, protected=bool(line.sev))
+    return amd, address_bits(cpu, host.phys_bits, chipset, kvm=kvm)
 
 
 def _settings(

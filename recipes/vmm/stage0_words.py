@@ -26,6 +26,7 @@ class Stage0Line:
         machine: settings of ``-machine``; switches are ``on`` or ``off``.
         sev: the words of the object that makes it a machine with SEV-SNP.
         serial: how many serial ports the guest has.
+        no_serial: an option says that there is none.
     """
 
     flags: set[str] = field(default_factory=set)
@@ -34,6 +35,7 @@ class Stage0Line:
     sev: list[str] = field(default_factory=list)
     devices: list[OptionValue] = field(default_factory=list)
     serial: int = 0
+    no_serial: bool = False
     ignored: list[str] = field(default_factory=list)
 
 
@@ -155,9 +157,14 @@ def _processors(line: Stage0Line, option: str, value: str) -> None:
 
 def _serial(line: Stage0Line, option: str, value: str) -> None:
     if value == "none":
+        line.no_serial = True
         line.ignored.append(f"{option} {value}")
     else:
         line.serial += 1
+    if line.no_serial and line.serial:
+        # Some versions of QEMU leave out the first port then, and others count on.
+        what = "versions of QEMU differ in which ports are there beside -serial none"
+        raise MeasureError(f"{option} {value}: {what}; leave out -serial none")
 
 
 def _none(line: Stage0Line, option: str, value: str) -> None:
@@ -196,10 +203,16 @@ def _last_of_each(value: str) -> str:
 
     QEMU takes the last, and HATs' launcher writes two (client/launcher/qemu.cc, ``netdev``).
     """
-    parts = re.split(r"(?<!,),(?!,)", value)
+    parts = split_escaped(value)
     names = [part.partition("=")[0] for part in parts]
     kept = [part for place, part in enumerate(parts) if place == 0 or names[place] not in names[place + 1 :]]
     return ",".join(kept)
+
+
+def split_escaped(value: str) -> list[str]:
+    """The settings of a value, each as it is written: two commas, which stand for one, stay two."""
+    # No word of a command line holds a NUL.
+    return [part.replace("\0", ",,") for part in value.replace(",,", "\0").split(",")]
 
 
 def parse_memory(text: str) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import ROOT
 
-BASE = frozenset({"machine", "app_manager", "binary", "units", "errors", "reader", "document"})
+BASE = frozenset({"machine", "app_manager", "binary", "units", "errors", "record", "reader", "document"})
 BELOW_STEPS = BASE | {"formats", "measure", "vmm", "schema", "sources", "disks", "golden", "clouds", "hats"}
 # What each room may import of the others. `commands` and `steps` are at home everywhere.
 MAY_IMPORT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from recipes.__main__ import main
+from recipes.hats import command_line
 from recipes.vmm.stage0_captures import dump_captures
 from recipes.vmm.stage0_parse import parse
 from tests.unit import sev_firmware as fw
@@ -19,6 +21,7 @@ from tests.unit.bzimages import bzimage
 from tests.unit.test_vmm_stage0_captures import sample
 
 GENERATION = ["--stage0", "oak-d6f890b7"]
+CAPTURED = ["--acpi", "C", "--qemu-version", "9.2.0"]
 GENOA = ["--host", "family=25", "--host", "model=17", "--host", "stepping=1"]
 LINE = [
     *("qemu-system-x86_64", "-enable-kvm", "-cpu", "host", "-nodefaults", "-nographic", "-smp", "2"),
@@ -79,7 +82,7 @@ def measured(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 def test_all_nine_fields_and_the_event(capsys: pytest.CaptureFixture[str]) -> None:
     later = ["--system-image", "S", "--runtime-bundle", "I"]
-    document = measured(capsys, "--acpi", "C", *GENOA, *later, "--", *LINE)
+    document = measured(capsys, *CAPTURED, *GENOA, *later, "--", *LINE)
     assert document["profile"] == "stage0-oak-d6f890b7-sev-snp"
     assert [row["register"] for row in document["registers"]] == FIELDS
     assert document["omitted"] == []
@@ -108,6 +111,31 @@ def test_all_nine_fields_and_the_event(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_a_port_that_is_yet_to_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line of commands.txt: no launch has this text, but all match the expression."""
+    start = " a.b=1 quiet -- --launcher-addr=vsock://2:"
+    assert command_line.PORT_WORD == "PORT"
+    document = measured(
+        capsys, "--acpi", "C", "--qemu-version", "9.2.0", *GENOA, "--", *changed("-append", f"{start}PORT")
+    )
+    rows = {row["register"]: row["value"] for row in document["registers"]}
+    expression = rows["kernel_cmd_line_regex"]
+    assert re.fullmatch(expression, f"{start}1061704823")
+    assert not re.fullmatch(expression, f"{start}PORT")
+    assert not re.fullmatch(expression, f"{start}10 x")
+    assert document["event"] is None
+    what = "-append: PORT stands for the vsock port that HATs' launcher draws at each start"
+    note = f"{what}: the expression takes any number there, and the event is left out"
+    assert note in document["notes"]
+    drawn = measured(
+        capsys, "--acpi", "C", "--qemu-version", "9.2.0", *GENOA, "--", *changed("-append", f"{start}17")
+    )
+    assert drawn["event"] is not None
+    assert note not in drawn["notes"]
+    words = [*GENERATION, *GENOA, "--register", "memory_map_sha256", "--"]
+    assert note in goldsmith(capsys, "explain", *words, *changed("-append", f"{start}PORT"))[1]
+
+
 def test_launch_digest_is_that_of_the_same_machine_without_stage0(capsys: pytest.CaptureFixture[str]) -> None:
     rows = measured(capsys, *GENOA, "--", *LINE)["registers"]
     words = ["measure", "--json", *GENOA, "--", *LINE]
@@ -121,7 +149,7 @@ def test_what_is_not_known_is_left_out_with_the_reason(capsys: pytest.CaptureFix
     assert "stage0_measurement" not in out
     assert "event" not in out
     assert "omitted: stage0_measurement: no SEV-SNP; its policy says insecure {}\n" in err
-    how = "goldsmith capture acpi -o FILE -- QEMU COMMAND LINE, then --acpi FILE"
+    how = "goldsmith capture acpi -o FILE -- QEMU COMMAND LINE, then --acpi FILE --qemu-version VERSION"
     assert (
         f"omitted: acpi_table_sha256: QEMU makes the tables, and none are given; capture them: {how}\n" in err
     )
@@ -129,7 +157,7 @@ def test_what_is_not_known_is_left_out_with_the_reason(capsys: pytest.CaptureFix
 
 
 def test_explain_one(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*GENERATION, "--acpi", "C", *GENOA, "--register", "memory_map_sha256"]
+    words = [*GENERATION, *CAPTURED, *GENOA, "--register", "memory_map_sha256"]
     out = goldsmith(capsys, "explain", *words, "--", *LINE)[0]
     assert "E820_ACPI 0x3ff00000 to 0x40000000" in out
     assert out.endswith(f"= sha256 {MEMORY_MAP}\n")
@@ -153,7 +181,7 @@ def test_explain_names_the_range_of_memory_that_moved(capsys: pytest.CaptureFixt
 
 
 def test_explain_names_the_table_that_moved(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["explain", *GENERATION, "--acpi", "C", *GENOA, "--", *LINE, "--", *changed("-smp", "4")]
+    words = ["explain", *GENERATION, *CAPTURED, *GENOA, "--", *LINE, "--", *changed("-smp", "4")]
     out = goldsmith(capsys, *words, status=1)[0]
     assert "  DSDT in etc/acpi/tables: only in the first\n" in out
     assert "  SSDT in etc/acpi/tables: only in the second\n" in out
@@ -206,6 +234,27 @@ def test_explain_names_files_and_options(capsys: pytest.CaptureFixture[str], fol
             "--qemu-version 9: picks a capture; give captures by --acpi FILE",
         ),
         (
+            ["measure", *GENERATION, *GENOA, "--acpi", "C", "--", *LINE],
+            (
+                "--acpi C: tables are another QEMU's, so say which runs the machine: "
+                "qemu-system-x86_64 --version, then --qemu-version VERSION; captured of: 9.2.0"
+            ),
+        ),
+        (
+            ["explain", *GENERATION, *GENOA, "--acpi", "C", "--", *LINE, "--", *LINE],
+            (
+                "--acpi C: tables are another QEMU's, so say which runs the machine: "
+                "qemu-system-x86_64 --version, then --qemu-version VERSION; captured of: 9.2.0"
+            ),
+        ),
+        (
+            ["measure", *GENERATION, *GENOA, "--acpi", "C", "--qemu-version", "9.2.1", "--", *LINE],
+            (
+                "command line: its ACPI tables are captured of QEMU 9.2.0, not of 9.2.1; "
+                "capture with that QEMU: goldsmith capture acpi -o FILE -- qemu-system-x86_64 ..."
+            ),
+        ),
+        (
             ["measure", *GENERATION, *GENOA, "--acpi", "X", "--", *LINE],
             "X: there is no such file; check the path",
         ),
@@ -249,6 +298,14 @@ def test_explain_names_files_and_options(capsys: pytest.CaptureFixture[str], fol
             "lkvm: the first word is no QEMU for x86; start with qemu-system-x86_64",
         ),
         (
+            ["capture", "acpi", "-o", "N/x.json", "--", "./qemu-kvm", *LINE[1:]],
+            "N/x.json: there is no folder N; make it first",
+        ),
+        (
+            ["capture", "acpi", "-o", "U", "--", "./qemu-kvm", *LINE[1:]],
+            "U: offset 0x2: no UTF-8 text; give a file of captures",
+        ),
+        (
             ["capture", "acpi", "--", "./qemu-kvm", *LINE[1:]],
             "./qemu-kvm: not found\n    $ ./qemu-kvm",
         ),
@@ -263,7 +320,7 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str], words: list[str], message
 
 def test_a_machine_that_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
     err = goldsmith(
-        capsys, "measure", *GENERATION, *GENOA, "--acpi", "C", "--", *changed("-smp", "3"), status=2
+        capsys, "measure", *GENERATION, *GENOA, *CAPTURED, "--", *changed("-smp", "3"), status=2
     )[1]
     assert "no ACPI tables of this machine are captured" in err
     assert (

@@ -204,6 +204,23 @@ def test_diff_names_the_first_step_that_moved_and_its_input() -> None:
     assert "the input at fault" in str(moved[0])
 
 
+def test_diff_sees_words_about_registers_without_a_value() -> None:
+    """The expression that a command line has to match is no digest."""
+
+    def saying(*reasons: str) -> GoldenMachine:
+        words = (Omitted(register="kernel_cmd_line_regex", reason=reason) for reason in reasons)
+        return replace(machine(), omitted=tuple(words))
+
+    assert moved_registers(saying("^a$"), saying("^a$")) == ()
+    for one, other, message in (
+        (("^a$",), ("^b$",), "no value in either, and they say of it '^a$' and '^b$'"),
+        (("^a$",), (), "the first prediction alone speaks of it: '^a$'"),
+        ((), ("^b$",), "the second prediction alone speaks of it: '^b$'"),
+    ):
+        (moved,) = moved_registers(saying(*one), saying(*other))
+        assert str(moved) == f"kernel_cmd_line_regex: {message}"
+
+
 def test_explain_ends_with_the_value() -> None:
     text = explain([trace for trace in machine().traces if trace.register == "PCR4"])
     assert text.splitlines()[-1] == f"  = sha256 {CASE['pcrs']['sha256']['4']}"

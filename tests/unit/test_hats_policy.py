@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.errors import FormatError
+from recipes.errors import FormatError, ImageError
 from recipes.hats import policy, signature
 from recipes.hats.policy import (
     AmdSev,
@@ -177,14 +177,27 @@ def test_what_is_signed() -> None:
 def test_a_policy_is_signed_alike_each_time_and_by_one_key() -> None:
     key = signature.load_key(signature.make_key(), "keys/hats-test.pem")
     other = signature.load_key(signature.make_key(), "keys/hats-other.pem")
-    signed = signature.sign(plain(Insecure()), key, "us")
+    tested = plain(AmdSev(bytes(48), TcbVersion(boot_loader=1, snp=2, microcode=3)))
+    signed = signature.sign(tested, key, "us")
     assert signed == signature.sign(signed, key, "us")
     assert signature.verify(signed, key.public_key())
     assert not signature.verify(signed, other.public_key())
-    assert not signature.verify(plain(Insecure()), key.public_key())
+    assert not signature.verify(tested, key.public_key())
     # The first one counts, whatever stands behind it.
     both = replace(signed, signatures=(PolicySignature(bytes(64), ""), *signed.signatures))
     assert not signature.verify(both, key.public_key())
+
+
+@pytest.mark.parametrize(
+    "stage0",
+    [Insecure(), AmdSevDynamic((b"f" * 32,), TcbVersion(boot_loader=1, snp=2, microcode=3), (), (1,))],
+)
+def test_nothing_is_signed_that_a_signature_does_not_cover(stage0: policy.Stage0Reference) -> None:
+    with pytest.raises(ImageError) as caught:
+        signature.sign(plain(stage0), signature.load_key(signature.make_key(), "k"), "us")
+    assert str(caught.value).endswith(
+        ": a signature covers nothing of what vouches for its firmware; only amd_sev policies are signed"
+    )
 
 
 def pem(key: ec.EllipticCurvePrivateKey, *, secret: bytes | None = None) -> bytes:

@@ -107,7 +107,7 @@ def test_no_room_for_tables() -> None:
     machine = samples.insecure(memory=MIB)
     with pytest.raises(MeasureError) as caught:
         stage0_map(memory_map(machine), NEWER)
-    message = "memory: stage0 finds no 1 MiB for ACPI tables; give the machine 16 MiB or more"
+    message = "memory: stage0 finds no 1 MiB for ACPI tables; give the machine 2 MiB or more"
     assert str(caught.value) == message
     assert [item.type for item in stage0_map(memory_map(machine), OLDER)][:3] == [RAM, ACPI, RESERVED]
 

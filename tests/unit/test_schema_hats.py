@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from recipes.errors import SpecError
+from recipes.errors import MeasureError, SpecError
 from recipes.machine.hats import CvmType, NetworkMode, RegexForm
-from recipes.machine.stage0 import Stage0Generation
-from recipes.schema import HatsImage, load_project
+from recipes.machine.qemu import Accelerator
+from recipes.machine.stage0 import Stage0Generation, Stage0Machine
+from recipes.measure.e820 import memory_map
+from recipes.schema import HatsImage, hats_machines, load_project
 from recipes.units import KIB
 from tests.support import ROOT
 
@@ -52,8 +54,10 @@ def test_the_committed_recipe() -> None:
     found = {(item.cvm_type, item.vcpus, item.memory // KIB, item.network.mode) for item in image.machines}
     assert {mode for *_, mode in found} == set(NetworkMode)
     assert (CvmType.DEFAULT, 4, 8000000, NetworkMode.INBOUND_ONLY) in found
-    assert len(found) == 13
-    assert len({item.name for item in image.machines}) == 14
+    assert len(found) == 9
+    assert len({item.name for item in image.machines}) == 10
+    # A TVS looks at ten policies of one container.
+    assert sum(item.tcb is not None for item in image.machines) <= 10
 
 
 def test_every_combination_is_a_machine(tmp_path: Path) -> None:
@@ -93,6 +97,7 @@ BRIDGE = "{virtual_bridge: {device: br0, address: 10.1.2.3, gateway: 10.1.2.1}}"
 ONE = "{inbound_only: {port: 8050}}"
 APPLICATION = "{packages: [busybox-static], command: [/bin/sh]}"
 BUNDLE = f"{{path: b.tar, sha256: {DIGITS}}}"
+ASIDE = "set aside (RFC 6890)"
 # What is replaced, by what, and each mistake behind the word that it stands at.
 MISTAKES: list[tuple[str, str, list[str]]] = [
     (
@@ -166,7 +171,7 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
         "qemu: 10.0.2",
         "qemu: 10.0",
         [
-            ("10.0,|host.qemu: expected text, found a number ('10.0'); write '10.0' in quotes"),
+            ("10.0,|host.qemu: expected text, found a number ('10.0'); write for example 10.0.2"),
         ],
     ),
     (
@@ -331,6 +336,149 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "memory: 2GiB",
+        "memory: [2GiB, 1020GiB]",
+        [
+            (
+                "1020GiB|memory: with 1020 GiB QEMU moves RAM above 1 TiB on AMD CPUs, which is not "
+                "modelled; give at most 978 GiB"
+            ),
+        ],
+    ),
+    (
+        "inputs/stage0_bin",
+        "./keys/db.key",
+        [
+            (
+                "./keys|path: ./keys/db.key lies in keys/, of which no product may hold anything; "
+                "put the file elsewhere, such as recipes/inputs/"
+            ),
+        ],
+    ),
+    (
+        "inputs/system.tar.xz",
+        "rootfs",
+        [
+            "rootfs|path: rootfs is a folder; give the path of a file",
+        ],
+    ),
+    (
+        "inputs/system.tar.xz",
+        "inputs/",
+        [
+            "inputs/,|path: inputs/ is a folder; give the path of a file",
+        ],
+    ),
+    (
+        "inputs/system.tar.xz",
+        '"a\\0b"',
+        [
+            "\"a\\0b|path: 'a\\x00b' holds a character that is not printable; rename the file",
+        ],
+    ),
+    (
+        "inputs/system.tar.xz",
+        '"a\\nb"',
+        [
+            "\"a\\nb|path: 'a\\nb' holds a character that is not printable; rename the file",
+        ],
+    ),
+    (
+        "[/bin/sh]",
+        "[sh]",
+        [
+            (
+                "sh]|command: 'sh' is not the absolute path of a program in the container; "
+                "write for example /usr/bin/hello"
+            ),
+        ],
+    ),
+    (
+        "[/bin/sh]",
+        "['', -c]",
+        [
+            (
+                "''|command: '' is not the absolute path of a program in the container; "
+                "write for example /usr/bin/hello"
+            ),
+        ],
+    ),
+    (
+        "[/bin/sh]",
+        '[/bin/sh, "a\\0"]',
+        [
+            "\"a\\0|command: 'a\\x00' holds a NUL, behind which nothing is seen; leave it out",
+        ],
+    ),
+    (
+        "/usr/bin/qemu-system-x86_64",
+        "-qemu",
+        [
+            (
+                "-qemu|launcher.vmm_binary: '-qemu' is not allowed; write for example "
+                "/usr/local/bin/qemu-system-x86_64"
+            ),
+        ],
+    ),
+    (
+        "/usr/bin/qemu-system-x86_64",
+        "bin/qemu",
+        [
+            (
+                "bin/qemu|launcher.vmm_binary: 'bin/qemu' is not allowed; write for example "
+                "/usr/local/bin/qemu-system-x86_64"
+            ),
+        ],
+    ),
+    (
+        ONE,
+        BRIDGE.replace("10.1.2.1}", "10.1.2.3}"),
+        [
+            "10.1.2.3}|gateway: 10.1.2.3 is the VM's own address; give the one that the bridge has",
+        ],
+    ),
+    (
+        ONE,
+        BRIDGE.replace("10.1.2.3", "224.1.2.3").replace("10.1.2.1}", "224.1.2.255}"),
+        [
+            "224.1.2.3|address: 224.1.2.3 is for multicast, and no machine's; write for example 10.1.2.3",
+            "224.1.2.255|gateway: 224.1.2.255 is for multicast, and no machine's; write for example 10.1.2.3",
+        ],
+    ),
+    (
+        ONE,
+        BRIDGE.replace("10.1.2.3", "10.1.2.255").replace("10.1.2.1}", "10.1.2.0}"),
+        [
+            "10.1.2.255|address: 10.1.2.255 is for broadcast, and no machine's; write for example 10.1.2.3",
+            "10.1.2.0|gateway: 10.1.2.0 is the network itself, and no machine's; write for example 10.1.2.3",
+        ],
+    ),
+    (
+        ONE,
+        BRIDGE.replace("10.1.2.3", "127.0.0.2").replace("10.1.2.1}", "127.0.0.1}"),
+        [
+            f"127.0.0.2|address: 127.0.0.2 is {ASIDE}, and no machine's; write for example 10.1.2.3",
+            f"127.0.0.1|gateway: 127.0.0.1 is {ASIDE}, and no machine's; write for example 10.1.2.3",
+        ],
+    ),
+    (
+        "phys_bits: 48}",
+        "phys_bits: 48, debug_swap: true}\npolicy: {dynamic: true}",
+        [
+            (
+                "true}\nlauncher|dynamic: a TVS computes launch digests with SEV_FEATURES 0x1, and "
+                "host.debug_swap gives 0x21; take one of the two out"
+            ),
+        ],
+    ),
+    (
+        "machines:\n",
+        "policy: {insecure: apar}\nmachines:\n",
+        [
+            "apar}|policy.insecure: 'apar' is not known; did you mean 'apart'?",
+        ],
+    ),
+    (
         "stage1:",
         "stage2:",
         [
@@ -368,3 +516,49 @@ def test_no_machine(tmp_path: Path) -> None:
 def test_every_mistake_at_once(tmp_path: Path) -> None:
     text = RECIPE.replace("phys_bits: 48", "phys_bits: 1").replace("port: 8050", "port: 99999")
     assert len(mistakes(tmp_path, text).splitlines()) == 2
+
+
+def test_memory_is_judged_for_the_machine_type(tmp_path: Path) -> None:
+    """QEMU's microvm has no HyperTransport range, but both have to fit the address bits."""
+    text = RECIPE.replace("memory: 2GiB", "memory: 1020GiB")
+    assert load(tmp_path, text.replace("10GiB}", "10GiB, microvm: true}")).machines[0].microvm
+    said = mistakes(tmp_path, text.replace("phys_bits: 48", "phys_bits: 39"))
+    what = "memory: 1020 GiB and what lies behind need more than 39 address bits"
+    column = text.splitlines()[11].index("1020GiB") + 1
+    assert said == f"recipes/images/h.yaml:12:{column}: {what}; give less, or a CPU with more bits"
+
+
+@pytest.mark.parametrize("kind", ["q35", "microvm"])
+@pytest.mark.parametrize("bits", [36, 40, 48])
+def test_memory_is_judged_as_the_replay_does(kind: str, bits: int) -> None:
+    edges = [0xB000_0000, 3 << 30, 30 << 30, 33 << 30, 62 << 30, 978 << 30, 985 << 30, 1023 << 30]
+    for memory in (edge + step * KIB for edge in edges for step in (-8, -4, 0, 8)):
+        machine = Stage0Machine(
+            name="m",
+            type=kind,
+            accelerator=Accelerator.KVM,
+            vcpus=1,
+            max_vcpus=1,
+            memory=memory,
+            amd=True,
+            phys_bits=bits,
+        )
+        said = ""
+        try:
+            memory_map(machine)
+        except MeasureError as error:
+            said = str(error)
+        assert hats_machines._no_layout(kind, memory, bits) == said.removeprefix("memory: ")
+
+
+def test_a_link_does_not_lead_to_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs/stage0_bin").symlink_to("../keys/hats-policy.pem")
+    said = mistakes(tmp_path, RECIPE)
+    assert "inputs/stage0_bin lies in keys/, of which no product may hold anything" in said
+
+
+def test_a_program_is_found_by_its_name_too(tmp_path: Path) -> None:
+    text = RECIPE.replace("/usr/bin/qemu-system-x86_64", "qemu-9.2")
+    assert load(tmp_path, text).recipe.launcher.vmm_binary == "qemu-9.2"

@@ -51,7 +51,8 @@ def test_every_combination_is_a_machine(tmp_path: Path) -> None:
 def test_what_a_machine_says_of_sev(tmp_path: Path) -> None:
     sev = 'sev: {boot: disk, features: "0x21", policy: "0xb0000", cbitpos: 47, reduced_phys_bits: 5}}\n'
     machine = f"{HEAD}accel: kvm, cpu: EPYC, firmware: ovmf, vcpus: 1, memory: 1GiB, tpm: crb, {sev}"
-    (found,) = load_image(write(tmp_path, RECIPE + machine), tmp_path).snp
+    text = f"profile: dev\n{RECIPE}{machine}"
+    (found,) = load_image(write(tmp_path, text), tmp_path).snp
     assert (found.features, found.policy, found.cbitpos, found.reduced_phys_bits) == (0x21, 0xB0000, 47, 5)
     assert found.firmware == SnpFirmware(package="ovmf", file="OVMF.fd")
     assert not found.kernel_hashes
@@ -78,6 +79,37 @@ def test_what_a_machine_says_of_sev(tmp_path: Path) -> None:
             "features: 0x20 lacks bit 0, which every guest with SEV-SNP",
         ),
         ("uki", "uki, features: 1", "1}", "machines[1].sev.features: expected text, found a number ('1')"),
+        (
+            "uki",
+            'uki, features: "0x10001"',
+            '"0x10001"',
+            "features: 0x10001 has bits 0x10000 that are not known",
+        ),
+        ("uki", 'uki, features: "0xg"', '"0xg"', "machines[1].sev.features: '0xg' is not allowed"),
+        (
+            "uki",
+            'uki, policy: "0x10000"',
+            '"0x10000"',
+            "policy: 0x10000 lacks bit 17, which is always one; write 0x30000",
+        ),
+        (
+            "uki",
+            'uki, policy: "0x4030000"',
+            '"0x4030000"',
+            "policy: 0x4030000 has reserved bits 0x4000000; leave them out",
+        ),
+        (
+            "uki",
+            'uki, policy: "0xb0000"',
+            '"0xb0000"',
+            "policy: 0xb0000 has bit 19, with which the host may read the guest's memory; write 0x30000",
+        ),
+        (
+            "uki",
+            'uki, policy: "0x70000"',
+            '"0x70000"',
+            "policy: 0x70000 has bit 18, with which a migration agent may copy the guest elsewhere; write",
+        ),
         ("uki", "uki, cbitpos: 70", "70", "cbitpos: 70 is not 32 to 63"),
         ("uki", "uki, reduced_phys_bits: 0", "0}", "reduced_phys_bits: 0 is not 1 to 63"),
         (
@@ -96,6 +128,24 @@ def test_mistakes_have_a_place(tmp_path: Path, old: str, new: str, at: str, prob
     before = RECIPE + own[: own.index(at)]
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     assert f"one.yaml:{line}:{column}: {problem}" in mistakes(with_firmware(tmp_path), RECIPE + own)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[EPYC-Milan, EPYC-Genoa]", "[EPYC-Milan, EPYC-Milan]", "cpu: listed twice"),
+        ("vcpus: [1, 2]", "vcpus: [2, 2]", "vcpus: listed twice"),
+        (
+            "sev: {boot: uki}",
+            "sev: null",
+            "sev: nothing is said of it; write for example {boot: uki}, or leave",
+        ),
+        ("sev: {boot: uki}", "sev: 3", "machines[1].sev: expected keys and values, found a number ('3')"),
+    ],
+)
+def test_one_mistake_is_one_error(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    (only,) = mistakes(with_firmware(tmp_path), (RECIPE + HEAD + GOOD + TAIL).replace(old, new)).splitlines()
+    assert problem in only
 
 
 def test_a_kernel_with_its_parts_is_for_development(tmp_path: Path) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...schema.hats import HatsApplicationSpec, HatsImage
+from ...errors import FormatError, SpecError
+from ...record import replace
+from ...schema.hats import FileSpec, HatsApplicationSpec, HatsImage
 from ..digests import ROOT
 from ..packages import APPLICATION_GROUP, resolved_lock
 from ..private_keys import own_keys
 from ..task import OUT, Step, source_files, tree_fingerprint
 from ..unpack import unpacked
 from .files import ROLES, copy
-from .names import file_path, product, remove_others
+from .names import file_path, place, product, remove_others
 
 if TYPE_CHECKING:
     from ...formats.tree import FileTree
 
 # What an application has no use for; licences stay.
-EXCLUDED = ("usr/share/doc/*", "!usr/share/doc/*/copyright", "usr/share/man/*", "usr/share/lintian/*")
+EXCLUDED = (
+    *("usr/share/doc/*", "!usr/share/doc/*/copyright", "usr/share/man", "usr/share/man/*"),
+    *("usr/share/lintian", "usr/share/lintian/*", "usr/share/bug", "usr/share/bug/*"),
+    *("usr/share/initramfs-tools", "usr/share/initramfs-tools/*"),
+)
 
 
 def system_bundle(image: HatsImage) -> Path:
@@ -52,6 +57,9 @@ def step(image: HatsImage) -> Step:
         arguments={
             "files": tuple(file_path(image, role) for role in ROLES),
             "application": application,
+            "where": place(
+                image, "application", *(("command", 0) if given is None else ("bundle", "sha256"))
+            ),
             "lock": resolved_lock(image),
             "final": system_bundle(image),
         },
@@ -66,10 +74,18 @@ def build(
     *,
     files: tuple[Path, ...],
     application: HatsApplicationSpec,
+    where: str,
     lock: Path,
     final: Path,
 ) -> None:
-    """Writes the two bundles."""
+    """Writes the two bundles.
+
+    Args:
+        where: the recipe has the application's command, or the digest of its bundle.
+
+    Raises:
+        SpecError: the command is no program of the root file system, or what is brought is no bundle.
+    """
     from ...formats.gnu_tar import write_gnu_tar
     from ...formats.tree import FilePayload, FileTree, Node, NodeType
 
@@ -81,15 +97,38 @@ def build(
     with system.open("wb") as out:
         write_gnu_tar(tree, out, plain_modes=True)
     if application.bundle is not None:
-        copy(application.bundle, runtime)
+        copy(application.bundle, runtime, where)
+        _check_bundle(application.bundle, runtime, where)
     else:
-        _made(application, runtime, lock)
+        _made(application, where, runtime, lock)
 
 
-def _made(application: HatsApplicationSpec, target: Path, lock: Path) -> None:
+def _check_bundle(spec: FileSpec, path: Path, where: str) -> None:
+    """Checks that a bundle is what the orchestrator unpacks and runc starts."""
+    from ...formats.tarstream import FileArchive, entries
+    from ...formats.tree import NodeType
+    from ...hats.runtime import CONFIG_FILE, ROOT_FOLDER
+
+    how = f"give an uncompressed tar of {CONFIG_FILE} and {ROOT_FOLDER}/"
+    with path.open("rb") as file:
+        archive = FileArchive(path, file.fileno(), 0, path.stat().st_size, spec.path)
+        try:
+            found = {name: node.type for name, node in entries(archive)}
+        except FormatError as error:
+            raise SpecError(f"{where}: no runtime bundle: {error}; {how}") from None
+    rooted = found.get(ROOT_FOLDER) is NodeType.DIRECTORY or any(
+        name.startswith(f"{ROOT_FOLDER}/") for name in found
+    )
+    if found.get(CONFIG_FILE) is not NodeType.FILE or not rooted:
+        lacking = f"{ROOT_FOLDER}/" if found.get(CONFIG_FILE) is NodeType.FILE else CONFIG_FILE
+        raise SpecError(f"{where}: no runtime bundle: {spec.path} has no {lacking}; {how}")
+
+
+def _made(application: HatsApplicationSpec, where: str, target: Path, lock: Path) -> None:
     """A bundle of packages and an overlay."""
     from ...formats.gnu_tar import write_gnu_tar
     from ...formats.tree import FileTree
+    from ...hats.runtime import no_program
     from ...sources.overlay import lay_over, read_overlay
     from ...sources.secrets import refuse_secrets
 
@@ -99,6 +138,10 @@ def _made(application: HatsApplicationSpec, target: Path, lock: Path) -> None:
     def write(tree: FileTree) -> None:
         merged = lay_over(tree, overlays)
         refuse_secrets(merged, "application", own_keys())
+        why = no_program(merged, application.command[0])
+        if why:
+            how = "change the command, or add what has it to packages or overlay"
+            raise SpecError(f"{where}: command: {application.command[0]} {why}; {how}")
         with target.open("wb") as out:
             write_gnu_tar(_bundle(merged, application.command), out)
 

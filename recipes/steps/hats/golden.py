@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import MeasureError
+from ...errors import ImageError, MeasureError
 from ...machine.hats import HatsShape, RegexForm
 from ...machine.stage0 import Stage0Generation, Stage0Machine
+from ...record import dataclass
 from ...schema.hats import HatsImage
 from ..golden import artefact, golden_path
 from ..task import Step
@@ -90,7 +90,7 @@ def build(
     from ...golden.manifest import GoldenManifest, dump
 
     opened = _Opened(settings, files, bundles["runtime_bundle"], captures)
-    what = f"{', '.join(missing)}: stand-ins are measured in their place, so nothing here is of what runs"
+    what = f"{', '.join(missing)}: stand-ins are measured in their place; no value of one is of what runs"
     manifest = GoldenManifest(
         image=settings.image,
         version=version,
@@ -115,6 +115,7 @@ class _Opened:
         self.initrd, self.system = hash_file(files[INITRD]), hash_file(files[SYSTEM])
         self.runtime = hash_file(runtime)
         self.captures = tuple(capture for path in captures for capture in read_captures(path))
+        self.source = ", ".join(path.name for path in captures)
 
     def predict(self, shape: HatsShape) -> GoldenMachine:
         """The golden entry of one VM."""
@@ -141,7 +142,12 @@ class _Opened:
         )
 
     def _tables(self, machine: Stage0Machine) -> tuple[AcpiTables | None, str]:
-        """The captured tables of a machine, or why there are none and what to do."""
+        """The captured tables of a machine, or why there are none and what to do.
+
+        Raises:
+            MeasureError: stage0 would not go through with them.
+        """
+        from ...measure.stage0_acpi import acpi_trace
         from ...vmm.stage0_captures import find
         from ..measure_stage0 import acpi_tables
 
@@ -152,4 +158,9 @@ class _Opened:
             what = f"the ACPI tables of QEMU {qemu} for this machine are not captured"
             how = f"run python3 dodo.py capture:{self.settings.image} where it is installed, then build again"
             return None, f"{what}; {how}"
-        return acpi_tables(found), ""
+        tables = acpi_tables(found)
+        try:
+            acpi_trace(tables)
+        except ImageError as error:
+            raise MeasureError(f"{self.source}: {found}, for {machine.name}: {error}") from None
+        return tables, ""

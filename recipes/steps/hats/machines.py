@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...machine.hats import HatsShape
 from ...machine.sev import SEV_FEATURES
 from ...machine.stage0 import Stage0Generation, Stage0Machine
+from ...record import dataclass
 
 if TYPE_CHECKING:
     from ...vmm.stage0_parse import Stage0Host

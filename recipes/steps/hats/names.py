@@ -18,12 +18,30 @@ CONFIGS = "launcher"
 
 
 def standing_in(image: HatsImage) -> tuple[str, ...]:
-    """The files of the system bundle that are not there, so that something else takes their place."""
+    """The files of the system bundle that are not there, so that something else takes their place.
+
+    A kernel that the recipe does not bring is Debian's, which stands in too: stage1 cannot use it.
+    """
     recipe = image.recipe
-    wanted = {STAGE0: recipe.stage0.path, INITRD: recipe.stage1.path, SYSTEM: recipe.system.path}
-    if recipe.kernel.file is not None:
-        wanted[KERNEL] = recipe.kernel.file.path
-    return tuple(role for role, path in wanted.items() if not (ROOT / path).is_file())
+    kernel = recipe.kernel.file
+    wanted = {
+        STAGE0: recipe.stage0.path,
+        KERNEL: None if kernel is None else kernel.path,
+        INITRD: recipe.stage1.path,
+        SYSTEM: recipe.system.path,
+    }
+    return tuple(role for role, path in wanted.items() if path is None or not (ROOT / path).is_file())
+
+
+def measured(missing: tuple[str, ...], *, protected: bool) -> tuple[str, ...]:
+    """Those of the files that a policy judges: nothing shows a verifier the firmware of a test machine."""
+    return tuple(role for role in missing if protected or role != STAGE0)
+
+
+def place(image: HatsImage, *key: str | int) -> str:
+    """Where a value of the recipe stands: ``recipes/images/hats-snp.yaml:13:11``."""
+    path = image.path.relative_to(ROOT) if image.path.is_relative_to(ROOT) else image.path
+    return ":".join([path.as_posix(), *image.positions(*key)[:1]])
 
 
 def file_path(image: HatsImage, role: str) -> Path:
@@ -32,10 +50,17 @@ def file_path(image: HatsImage, role: str) -> Path:
     return OUT / image.folder / f"{mark}{role}"
 
 
-def product(image: HatsImage, name: str) -> Path:
-    """Path of a product that all these files go into."""
-    mark = MARK if standing_in(image) else ""
+def product(image: HatsImage, name: str, *, protected: bool = True) -> Path:
+    """Path of a product that all these files go into; the firmware does not where nothing protects a VM."""
+    mark = MARK if measured(standing_in(image), protected=protected) else ""
     return OUT / image.folder / f"{mark}{name}"
+
+
+def remove_unused(*paths: Path) -> None:
+    """Removes what the recipe has asked for once and does not any more, under either name."""
+    for path in paths:
+        plain = path.with_name(path.name.removeprefix(MARK))
+        remove_others(plain, plain.with_name(MARK + plain.name))
 
 
 def remove_others(*paths: Path) -> None:

@@ -4,58 +4,65 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import ImageError
-from ...machine.hats import HatsShape, RegexForm
-from ...schema.hats import HatsImage, SignatureSpec
+from ...machine.hats import HatsShape
+from ...schema.hats import HatsImage
+from ...units import format_size
 from ..golden import golden_path
 from ..task import OUT, Step, say
 from . import keys
 from .bundles import runtime_bundle, system_bundle
-from .names import CONFIGS, STAGE0, file_path, product, remove_others, standing_in
+from .names import CONFIGS, STAGE0, file_path, product, remove_others, remove_unused, standing_in
+from .policy_files import Measured, PolicyForm, PolicyKind, kinds, lacking, policy_file
 
 if TYPE_CHECKING:
     from ...golden.manifest import GoldenMachine
     from ...hats.launcher import BundlePaths
-    from ...hats.policy import AppraisalPolicy, Stage0Reference
+    from ...hats.policy import AppraisalPolicy
 
-POLICY, BINARY, DYNAMIC = (
-    "appraisal_policy.txtpb",
-    "appraisal_policy.binarypb",
-    "appraisal_policy_dynamic.txtpb",
-)
+POLICY, BINARY = "appraisal_policy.txtpb", "appraisal_policy.binarypb"
+INSECURE, INSECURE_BINARY = "appraisal_policy_insecure.txtpb", "appraisal_policy_insecure.binarypb"
+DYNAMIC = "appraisal_policy_dynamic.txtpb"
+# The files of each kind: text, and its binary twin.
+FILES = {
+    PolicyKind.STATIC: (POLICY, BINARY),
+    PolicyKind.INSECURE: (INSECURE, INSECURE_BINARY),
+    PolicyKind.DYNAMIC: (DYNAMIC, ""),
+}
 LAUNCHER, COMMANDS = "launcher_config.txtpb", "commands.txt"
 BLOBS, KEY = "stage0_blobs", "policy_key.txt"
-ACPI = "acpi_table_sha256"
+# What a recipe may ask for or not.
+_OPTIONAL = (INSECURE, INSECURE_BINARY, DYNAMIC, BLOBS, KEY)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PolicyForm:
-    """How policies are written."""
-
-    regex: RegexForm
-    dynamic: bool
-    signature: SignatureSpec | None
+def form(image: HatsImage) -> PolicyForm:
+    """How the recipe wants policies."""
+    policy = image.recipe.policy
+    return PolicyForm(
+        regex=policy.regex, dynamic=policy.dynamic, insecure=policy.insecure, signature=policy.signature
+    )
 
 
 def products(image: HatsImage) -> dict[str, Path]:
     """Every product by its plain name."""
-    policy = image.recipe.policy
-    names = [POLICY, BINARY, LAUNCHER, CONFIGS, COMMANDS]
-    names += [DYNAMIC, BLOBS] if policy.dynamic else []
-    found = {name: product(image, name) for name in names}
-    if policy.signature is not None:
+    found = {name: product(image, name) for name in (POLICY, BINARY, LAUNCHER, CONFIGS, COMMANDS)}
+    made = kinds(image.machines, form(image))
+    if PolicyKind.INSECURE in made:
+        found |= {name: product(image, name, protected=False) for name in (INSECURE, INSECURE_BINARY)}
+    if PolicyKind.DYNAMIC in made:
+        found |= {name: product(image, name) for name in (DYNAMIC, BLOBS)}
+    if image.recipe.policy.signature is not None:
         found[KEY] = OUT / image.folder / KEY
     return found
 
 
 def step(image: HatsImage) -> Step:
     """The step that writes them."""
-    policy, key, made = image.recipe.policy, keys.key_path(image), products(image)
+    key, made = keys.key_path(image), products(image)
     return Step(
         basename="policies",
         image=image,
@@ -72,12 +79,13 @@ def step(image: HatsImage) -> Step:
         arguments={
             "names": tuple(made),
             "finals": tuple(made.values()),
+            "unused": tuple(OUT / image.folder / name for name in _OPTIONAL if name not in made),
             "title": f"{image.name} {image.recipe.version}",
             "golden": golden_path(image),
             "stage0": file_path(image, STAGE0),
             "bundles": (system_bundle(image).name, runtime_bundle(image).name),
             "shapes": image.machines,
-            "form": PolicyForm(regex=policy.regex, dynamic=policy.dynamic, signature=policy.signature),
+            "form": form(image),
             "key": key,
             "missing": standing_in(image),
         },
@@ -89,6 +97,7 @@ def build(
     *targets: Path,
     names: tuple[str, ...],
     finals: tuple[Path, ...],
+    unused: tuple[Path, ...],
     title: str,
     golden: Path,
     stage0: Path,
@@ -98,137 +107,76 @@ def build(
     key: Path | None,
     missing: tuple[str, ...],
 ) -> None:
-    """Writes everything that is handed to HATs' programs."""
-    from ...golden import manifest_reader
-    from ...hats import policy
+    """Writes everything that is handed to HATs' programs.
+
+    Args:
+        unused: what another form of the same recipe would have, which goes away.
+    """
     from ...hats.launcher import BundlePaths
 
     remove_others(*finals)
+    remove_unused(*unused)
     made = dict(zip(names, targets, strict=True))
-    manifest = manifest_reader.load(golden.read_text(encoding="utf-8"), golden.name)
-    known = {machine.name: machine for machine in manifest.machines}
-    pairs = [(shape, _machine(known, shape)) for shape in shapes]
-    for name, machine in known.items():
-        for item in machine.omitted:
-            if item.register == ACPI:
-                say(f"  {name}: no policy: {item.reason}")
-    static = [
-        _policy(shape, machine, _static(shape, machine), title, form, missing)
-        for shape, machine in pairs
-        if _complete(machine)
-    ]
-    signed = [_signed(item, form, key) for item in static]
-    made[POLICY].write_text(_comments(missing, pairs) + policy.dump_text(signed), encoding="utf-8")
-    made[BINARY].write_bytes(policy.dump_binary(signed))
-    if form.dynamic:
-        texts = _dynamic(pairs, stage0, title, form, missing)
-        signed = [_signed(item, form, key) for item in texts]
-        made[DYNAMIC].write_text(_comments(missing, pairs) + policy.dump_text(signed), encoding="utf-8")
+    named = dict(zip(names, (path.name for path in finals), strict=True))
+    pairs = _pairs(golden, shapes)
+    for shape, machine in pairs:
+        for reason in lacking(machine):
+            say(f"  {shape.name}: no policy: {reason}")
+    known = Measured(title=title, pairs=pairs, form=form, stage0=_digest(stage0), missing=missing)
+    written = _write_policies(made, named, known, key)
+    if BLOBS in made:
         _write_blobs(made[BLOBS], stage0)
     if KEY in made:
         _write_key(made[KEY], key)
     paths = BundlePaths(system=f"./{bundles[0]}", runtime=f"./{bundles[1]}")
-    named = dict(zip(names, (path.name for path in finals), strict=True))
     _write_launcher(made, named, shapes, paths)
+    _warn_of_disk(shapes)
+    if not written:
+        say("  WARNING: no policy at all was written, and no verifier accepts any of these machines")
 
 
-ACPI = "acpi_table_sha256"
+def _pairs(golden: Path, shapes: tuple[HatsShape, ...]) -> tuple[tuple[HatsShape, GoldenMachine], ...]:
+    """Each machine with its golden values."""
+    from ...golden import manifest_reader
+
+    manifest = manifest_reader.load(golden.read_text(encoding="utf-8"), golden.name)
+    known = {machine.name: machine for machine in manifest.machines}
+    for shape in shapes:
+        if shape.name not in known:
+            raise ImageError(f"golden.json: has no machine {shape.name}; run the same command again")
+    return tuple((shape, known[shape.name]) for shape in shapes)
 
 
-def _machine(known: dict[str, GoldenMachine], shape: HatsShape) -> GoldenMachine:
-    if shape.name not in known:
-        raise ImageError(f"golden.json: has no machine {shape.name}; run the same command again")
-    return known[shape.name]
-
-
-def _complete(machine: GoldenMachine) -> bool:
-    """Whether every field of a policy is known; a TVS takes no policy with one left out."""
-    return all(item.register != ACPI for item in machine.omitted)
-
-
-def _value(machine: GoldenMachine, register: str) -> bytes:
-    value = next((row.value for row in machine.registers if row.register == register), None)
-    if value is None:
-        raise ImageError(f"golden.json: {machine.name} has no {register}; run the same command again")
-    return value
-
-
-def _static(shape: HatsShape, machine: GoldenMachine) -> Stage0Reference:
-    from ...hats.policy import AmdSev, Insecure
-
-    if shape.tcb is None:
-        return Insecure()
-    return AmdSev(_value(machine, "stage0_measurement"), shape.tcb)
-
-
-def _policy(
-    shape: HatsShape,
-    machine: GoldenMachine,
-    stage0: Stage0Reference,
-    title: str,
-    form: PolicyForm,
-    missing: tuple[str, ...],
-) -> AppraisalPolicy:
-    from ...hats.command_line import regex
-    from ...hats.policy import AppraisalPolicy, description
-
-    return AppraisalPolicy(
-        description=description(title, shape, missing),
-        stage0=stage0,
-        kernel_image=_value(machine, "kernel_image_sha256"),
-        kernel_setup_data=_value(machine, "kernel_setup_data_sha256"),
-        init_ram_fs=_value(machine, "init_ram_fs_sha256"),
-        memory_map=_value(machine, "memory_map_sha256"),
-        acpi_table=_value(machine, ACPI),
-        system_image=_value(machine, "system_image_sha256"),
-        kernel_cmd_line_regex=regex(shape, form.regex),
-        containers=(_value(machine, "container_binary_sha256"),),
-    )
-
-
-def _dynamic(
-    pairs: Sequence[tuple[HatsShape, GoldenMachine]],
-    stage0: Path,
-    title: str,
-    form: PolicyForm,
-    missing: tuple[str, ...],
-) -> list[AppraisalPolicy]:
-    """Policies for a TVS that computes launch digests itself; test machines have none there."""
-    from ...hats.policy import AmdSevDynamic
-
-    digest = _digest(stage0)
-    return [
-        _policy(
-            shape,
-            machine,
-            AmdSevDynamic((digest,), shape.tcb, (shape.cpu,), (shape.vcpus,)),
-            title,
-            form,
-            missing,
-        )
-        for shape, machine in pairs
-        if shape.tcb is not None and shape.cpu is not None and _complete(machine)
-    ]
-
-
-def _signed(policy: AppraisalPolicy, form: PolicyForm, key: Path | None) -> AppraisalPolicy:
+def _write_policies(made: dict[str, Path], named: dict[str, str], known: Measured, key: Path | None) -> int:
+    """Writes the files of policies; how many policies there are."""
+    from ...hats import policy
     from ...hats.signature import sign
 
-    if form.signature is None or key is None:
-        return policy
-    return sign(policy, keys.load(key), form.signature.signer)
+    signature, count = known.form.signature, 0
+
+    def signed(item: AppraisalPolicy) -> AppraisalPolicy:
+        return item if signature is None or key is None else sign(item, keys.load(key), signature.signer)
+
+    for kind in kinds([shape for shape, _ in known.pairs], known.form):
+        text, binary = FILES[kind]
+        content = policy_file(kind, known, None if signature is None else signed)
+        made[text].write_text(content.comments + policy.dump_text(content.policies), encoding="utf-8")
+        if binary:
+            made[binary].write_bytes(policy.dump_binary(content.policies))
+        for warning in content.warnings:
+            say(f"  WARNING: {named[text]}: {warning}")
+        count += len(content.policies)
+    return count
 
 
-def _comments(missing: tuple[str, ...], pairs: Sequence[tuple[HatsShape, GoldenMachine]]) -> str:
-    """What stands before the policies, for people: text files may hold comments."""
-    lines = [f"# STAND-IN for {role}: no policy here accepts anything that runs" for role in missing]
-    lines += [
-        f"# no policy for {shape.name}: {item.reason}"
-        for shape, machine in pairs
-        for item in machine.omitted
-        if item.register == ACPI
-    ]
-    return "".join(f"{line}\n" for line in lines)
+def _warn_of_disk(shapes: tuple[HatsShape, ...]) -> None:
+    """Says where the system image may take more memory than there is."""
+    small = sorted({shape.memory for shape in shapes if shape.ramdrive > shape.memory})
+    if small:
+        sizes = ", ".join(map(format_size, small))
+        what = f"launcher.ramdrive_size is {format_size(shapes[0].ramdrive)}, more than the RAM of machines"
+        how = "a RAM disk takes memory as it fills, so a large system image ends them"
+        say(f"  WARNING: {what} with {sizes}; {how}")
 
 
 def _write_blobs(folder: Path, stage0: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...document import Fields, read_document
+from ...record import dataclass
 from ...schema import ApplicationSpec, RealmImage
 from ..digests import ROOT
 from ..packages import resolved_lock

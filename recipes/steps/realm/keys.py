@@ -9,11 +9,11 @@ Spec: realm-metadata-tool f08738d (SEC1 PEM), image-registry 92e5635 (``*.prv`` 
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import FormatError, ImageError
+from ...record import dataclass
 from ..keys import FOLDER, checked, write_key
 from ..task import Task, guarded
 

@@ -15,7 +15,7 @@ from .task import Task
 
 # What boot tests start.
 TESTED_IMAGE, TESTED_TPM, TESTED_REALM = "debian-cvm", "debian-tpm2", "islet-realm"
-TESTED_CONVERSION, TESTED_WORKLOAD = "jindisk-style", "debian-workload"
+TESTED_CONVERSION, TESTED_WORKLOAD, TESTED_HATS = "jindisk-style", "debian-workload", "hats-snp"
 PARAMETERS = [{"name": "arguments", "short": "k", "type": str, "default": "", "help": "pytest -k expression"}]
 
 
@@ -24,7 +24,7 @@ def tasks() -> Iterator[Task]:
     yield {
         "basename": "test",
         "doc": "run all tests: unit, vectors, tool, house and boot",
-        "task_dep": [TESTED_IMAGE, TESTED_TPM, TESTED_REALM, TESTED_CONVERSION, TESTED_WORKLOAD],
+        "task_dep": [TESTED_IMAGE, TESTED_TPM, TESTED_REALM, TESTED_CONVERSION, TESTED_WORKLOAD, TESTED_HATS],
         "actions": [(test,)],
         "params": PARAMETERS,
         "verbosity": 2,

@@ -26,6 +26,8 @@ from tests.support import ROOT
 
 IMAGE = "debian-cvm"
 PACKAGES = ("base-files", "base-passwd", "mawk")  # a system needs the first two, and these an awk
+# What the default image is made of: its own packages, and firmware that has a recipe of its own.
+LOCKS = (f"images/{IMAGE}", "firmware/ovmf-amdsev")
 NOBODY = 65534
 NOT_SOURCES = {".git", ".venv", "out", "keys", "__pycache__"}
 # Variables of whoever runs the tests must not decide what a build does.
@@ -194,7 +196,7 @@ def sources() -> list[Path]:
 
 
 def checkout(
-    root: Path, *, umask: int = 0o022, mtime: int | None = None, locks: Sequence[str] = (f"images/{IMAGE}",)
+    root: Path, *, umask: int = 0o022, mtime: int | None = None, locks: Sequence[str] = LOCKS
 ) -> Project:
     """A copy as git would make it under a umask, with the packages of locks in its cache.
 

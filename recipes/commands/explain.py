@@ -30,7 +30,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "       goldsmith explain [options] -- qemu-system-x86_64 -object sev-snp-guest,... [-- qemu...]\n"
         "       goldsmith explain [options] --machine vmm=ec2,firmware=F,vcpus=N\n"
         "       goldsmith explain --stage0 GENERATION [options] -- qemu-system-x86_64 ... [-- qemu...]",
-        description="Prints every step that leads to a register, from golden.json or from the command line of a "
+        description="Prints every step that leads to a register, from golden.json or the command line of a "
         "realm or of a machine with AMD SEV. For a kvmtool command line also its device "
         "tree, each node with the option that caused it. For two of them: the first step that differs, the "
         "nodes that differ, and the option that caused it.",
@@ -38,7 +38,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("golden", type=Path, nargs="?", help="golden.json")
     parser.add_argument(
         "--machine",
-        help="of golden.json, by default the first one that has --register; or settings of one with SEV: vmm=...",
+        help="of golden.json, by default the first one that has --register; or with SEV, vmm=ec2,...",
     )
     parser.add_argument("--disk", metavar="FORMAT", help="of golden.json, which it boots from; default: raw")
     parser.add_argument("--register", action="append", help="this register only; may be given again")

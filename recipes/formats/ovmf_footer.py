@@ -123,10 +123,10 @@ def parse_footer(data: bytes | memoryview, source: str, *, size: int | None = No
     try:
         return _parse(data, source, whole)
     except FormatError as error:
-        if error.offset is None or whole == len(data):
+        if error.offset is None:
             raise
         offset = error.offset + whole - len(data)
-    raise FormatError(source, error.what, offset=offset, spec=error.spec)
+        raise FormatError(source, error.what, offset=offset, spec=error.spec) from None
 
 
 def _parse(data: bytes | memoryview, source: str, whole: int) -> OvmfFooter:

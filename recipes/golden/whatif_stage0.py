@@ -243,7 +243,7 @@ def _text(difference: Stage0Difference) -> Iterator[str]:
     if difference.same:
         yield f"the same: {', '.join(difference.same)}"
     for name in difference.unknown:
-        yield f"not known: {name}; capture the tables of both machines, and give --acpi"
+        yield f"not known: {name}; capture the tables of both machines, and give --acpi and --qemu-version"
     if difference.causes:
         yield "what differs"
         yield from (f"  {cause}" for cause in difference.causes)

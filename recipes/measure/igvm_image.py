@@ -111,9 +111,9 @@ class IgvmImage:
         mask = _mask(file, name)
         _check_known(file, name)
         runs = tuple(_in_launch_order(file, mask, name))
-        _check_apart(runs, name)
         if sum(run.size for run in runs) > MAX_PAGES * PAGE_SIZE:
             raise MeasureError(f"{name}: more than {MAX_PAGES} pages are launched; give the file of a guest")
+        _check_apart(runs, name)
         reader = _checked(read, name)
         return cls(
             name=name,

@@ -50,7 +50,7 @@ def changed(option: str, value: str, line: list[str] | None = None) -> list[str]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "F").write_bytes(fw.firmware())
+    (tmp_path / "F").write_bytes(fw.firmware(size=0x10000))
     (tmp_path / "K").write_bytes(bzimage())
     (tmp_path / "I").write_bytes(b"initrd")
     (tmp_path / "Z").write_bytes(bytes(9000))
@@ -319,9 +319,9 @@ def test_wrong_use(capsys: pytest.CaptureFixture[str], words: list[str], message
 
 
 def test_a_machine_that_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
-    err = goldsmith(
-        capsys, "measure", *GENERATION, *GENOA, *CAPTURED, "--", *changed("-smp", "3"), status=2
-    )[1]
+    err = goldsmith(capsys, "measure", *GENERATION, *GENOA, *CAPTURED, "--", *changed("-smp", "3"), status=2)[
+        1
+    ]
     assert "no ACPI tables of this machine are captured" in err
     assert (
         "\n    there: QEMU 9.2.0, pc-q35-9.2, kvm, 2 vCPUs, 8000000 KiB: max_vcpus 2, not 3; vcpus 2, not 3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -183,6 +184,38 @@ def test_broken(name: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse_footer(data, "F")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_the_end_of_a_file_has_the_offsets_of_the_file(name: str) -> None:
+    data, message = BROKEN[name]
+    if len(data) < SIZE:
+        return
+    front = bytes(0x10_0000)
+    with pytest.raises(FormatError) as whole:
+        parse_footer(front + data, "F")
+    with pytest.raises(FormatError) as end:
+        parse_footer(data, "F", size=len(front) + len(data))
+    assert end.value.offset == whole.value.offset
+    found = re.match(r"F: offset 0x([0-9a-f]+): ", message)
+    assert end.value.offset == (int(found[1], 16) + len(front) if found else None)
+
+
+def test_metadata_that_is_not_read() -> None:
+    far, beyond = (
+        fw.firmware(entries=[(fw.METADATA, struct.pack("<I", distance))], sections=None)
+        for distance in (0x9000, 0x9001_0000)
+    )
+    with pytest.raises(FormatError) as caught:
+        parse_footer(far, "F", size=0x10_0000)
+    assert str(caught.value) == (
+        f"F: table entry {fw.METADATA} points 36864 bytes before the end, more than 32 KiB before the end is "
+        f"not read; give a build that has its metadata nearer {SPEC}"
+    )
+    with pytest.raises(FormatError, match="points 2415984640 bytes before the end of 1048576 bytes"):
+        parse_footer(beyond, "F", size=0x10_0000)
+    tdx = fw.firmware(entries=[(fw.TDX, struct.pack("<I", 0x9000))])
+    assert parse_footer(tdx, "F", size=0x10_0000).tdx_metadata == 0x10_0000 - 0x9000
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -38,6 +38,7 @@ def test_what_is_in_the_map_and_why() -> None:
         ({"phys_bits": 40}, True, True),
         ({"type": "microvm"}, True, False),
         ({"type": "pc-q35-7.0"}, True, False),
+        ({"type": "pc-q35-4.0.1"}, True, False),
         ({"type": "pc-q35-7.1"}, True, True),
         ({"type": "pc-q35-10.0"}, True, True),
     ],

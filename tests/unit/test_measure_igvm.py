@@ -230,6 +230,38 @@ def test_refused(data: bytes, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("headers", "numbers", "address"),
+    [
+        ([igvm.page(0x1000, ONE), igvm.page(0x1000, TWO)], (0, 1), 0x1000),
+        (
+            [igvm.page(0x1000, ONE), igvm.page(0x2000, TWO), igvm.page(0x9000), igvm.page(0x2000)],
+            (1, 3),
+            0x2000,
+        ),
+        ([igvm.page(0x3000, ONE), igvm.area(), igvm.insert(0x3000)], (0, 2), 0x3000),
+        ([igvm.area(0, 0x3000), igvm.insert(0x1000), igvm.page(0x3000, ONE)], (1, 2), 0x3000),
+        (
+            [igvm.area(0, 0x2000), igvm.area(1, 0x2000), igvm.insert(0x1000), igvm.insert(0x2000, 1)],
+            (2, 3),
+            0x2000,
+        ),
+    ],
+)
+def test_a_page_that_is_there_twice(
+    headers: list[igvm.Header], numbers: tuple[int, int], address: int
+) -> None:
+    with pytest.raises(MeasureError) as caught:
+        predict(file(*headers, BSP))
+    what = f"directives {numbers[0]} and {numbers[1]} both fill the page at {address:#x}"
+    assert str(caught.value) == f"F.igvm: {what}, and no guest starts so; make the file with each page once"
+
+
+def test_one_page_on_two_platforms() -> None:
+    twice = [igvm.page(0x1000, ONE), igvm.page(0x1000, TWO, mask=2), igvm.page(0x2000, ONE)]
+    assert len(predict(file(*twice, BSP)).digest) == 48
+
+
 def test_too_many_pages() -> None:
     areas = [item for index in range(260) for item in (igvm.area(index, 1 << 24), igvm.insert(0, index))]
     with pytest.raises(MeasureError, match=r"^F\.igvm: more than 1048576 pages are launched; "):

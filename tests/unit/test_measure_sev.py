@@ -200,7 +200,11 @@ def test_matrix_is_for_snp() -> None:
 
 
 def test_notes() -> None:
-    assert "its page is measured as zero" in sev.replay(launch(kernel_hashes=True)).notes[0]
+    (note,) = sev.replay(launch(kernel_hashes=True)).notes
+    what = "no kernel, so there is nothing for kernel-hashes=on to hash"
+    assert note == f"{what}: QEMU 10.0 aborts so; leave it out, which is what is measured here"
+    es = launch(kernel_hashes=True, mode=SevMode.SEV_ES, features=0, legacy_vm_type=False)
+    assert sev.replay(es).notes == (what,)
     unhashed = SevLaunch(machine=replace(MACHINE, cmdline="x"), firmware=firmware(), kernel=KERNEL)
     assert sev.replay(unhashed).notes[0].startswith("kernel, initrd and command line are not measured")
     assert sev.replay(unhashed).digest == sev.replay(launch()).digest
@@ -208,7 +212,9 @@ def test_notes() -> None:
 
 
 def test_debug_swap_under_sev_es_has_no_oracle() -> None:
-    plain, swap = (sev.replay(launch(mode=SevMode.SEV_ES, features=bits)) for bits in (0, 0x20))
+    plain, swap = (
+        sev.replay(launch(mode=SevMode.SEV_ES, features=bits, legacy_vm_type=False)) for bits in (0, 0x20)
+    )
     assert (plain.established, swap.established) == (Established.ORACLE, Established.SPEC_ONLY)
     assert plain.digest != swap.digest
 
@@ -232,14 +238,82 @@ def test_what_an_oracle_knows(changes: dict[str, Any], proved: bool) -> None:
 
 @pytest.mark.parametrize("mode", list(SevMode))
 def test_no_linux_kernel(mode: SevMode) -> None:
-    known = launch(kernel=True, mode=mode, features=int(mode is SevMode.SEV_SNP))
+    legacy = False if mode is SevMode.SEV_ES else None
+    known = launch(kernel=True, mode=mode, features=int(mode is SevMode.SEV_SNP), legacy_vm_type=legacy)
     odd = replace(known, linux=False)
     before, after = sev.replay(known), sev.replay(odd)
     assert (before.established, after.established) == (Established.ORACLE, Established.SPEC_ONLY)
     assert before.digest == after.digest
-    assert any(note.startswith("-kernel K: is no Linux kernel ") for note in after.notes)
+    assert any(note.startswith("-kernel K: no Linux kernel to QEMU") for note in after.notes)
     elsewhere = replace(odd, machine=replace(odd.machine, kernel_hashes=False))
     assert sev.replay(elsewhere).established is Established.ORACLE
+
+
+def test_the_legacy_vm_type_has_no_fpu_state() -> None:
+    # Linux 6.12 sev_es_sync_vmsa(): with KVM_X86_DEFAULT_VM, MXCSR (0x408) and FCW (0x410) stay zero.
+    new, old = (
+        vmsa_page(SevVmm.QEMU, eip=RESET_EIP, signature=1, features=0, legacy=legacy)
+        for legacy in (False, True)
+    )
+    assert {at: (new[at], old[at]) for at in range(4096) if new[at] != old[at]} == {
+        0x408: (0x80, 0),
+        0x409: (0x1F, 0),
+        0x410: (0x7F, 0),
+        0x411: (0x03, 0),
+    }
+    by_type = {
+        legacy: sev.replay(launch(mode=SevMode.SEV_ES, features=0, legacy_vm_type=legacy))
+        for legacy in (True, False, None)
+    }
+    image = firmware()
+    others = vmsa_page(SevVmm.QEMU, eip=fw.AP_EIP, signature=0xA00F11, features=0, legacy=True)
+    page = bytearray(vmsa_page(SevVmm.QEMU, eip=RESET_EIP, signature=0xA00F11, features=0))
+    page[0x408:0x412] = bytes(10)
+    expected = image.sha256.copy()
+    expected.update(bytes(page) + others)
+    assert by_type[True].digest == expected.digest()
+    assert by_type[None].digest == by_type[False].digest != by_type[True].digest
+    labels = {legacy: prediction.established for legacy, prediction in by_type.items()}
+    assert labels == {
+        True: Established.SPEC_ONLY,
+        False: Established.ORACLE,
+        None: Established.SPEC_ONLY,
+    }
+    assert (by_type[True].notes, by_type[False].notes) == ((), ())
+    (note,) = by_type[None].notes
+    assert note == (
+        "legacy-vm-type is not stated: measured as off, which needs QEMU 9.1 and Linux 6.10 or newer; "
+        "QEMU by itself takes it as on, and that measures another value: "
+        "write legacy-vm-type=on or legacy-vm-type=off"
+    )
+
+
+def test_the_legacy_vm_type_of_other_machines() -> None:
+    for changes in (
+        {},
+        {"mode": SevMode.SEV, "cpu": None},
+        {"mode": SevMode.SEV_ES, "vmm": SevVmm.EC2},
+    ):
+        with pytest.raises(MeasureError, match=r"^legacy-vm-type: is for sev-es and qemu, .*; leave it out$"):
+            sev.replay(launch(legacy_vm_type=False, **changes))
+
+
+@pytest.mark.parametrize("vmm", [SevVmm.EC2, SevVmm.GCE])
+def test_a_kernel_where_none_is_booted(vmm: SevVmm) -> None:
+    prediction = sev.replay(launch(kernel=True, vmm=vmm))
+    assert prediction.established is Established.SPEC_ONLY
+    assert prediction.notes == (
+        f"vmm {vmm.value}: its hosts boot no kernel directly, so none measures this digest",
+    )
+
+
+def test_what_if_of_the_vm_type() -> None:
+    text = differing(
+        launch(mode=SevMode.SEV_ES, features=0, legacy_vm_type=False),
+        launch(mode=SevMode.SEV_ES, features=0, legacy_vm_type=True),
+    )
+    assert "first differs at step 2, LAUNCH_UPDATE_VMSA vCPU 0" in text
+    assert "  legacy-vm-type: off -> on\n" in text
 
 
 def test_wrong_use_of_a_digest() -> None:

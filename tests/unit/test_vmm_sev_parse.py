@@ -38,7 +38,7 @@ def test_the_whole_line() -> None:
         policy=0x30000,
         cmdline="a b,c",
     )
-    assert parsed.files == SevFiles(firmware="F", kernel="K", initrd="I")
+    assert parsed.files == SevFiles(firmware="F", kernel="K", initrd="I", rom=True)
     assert (parsed.ignored, parsed.notes) == ((), ())
 
 
@@ -47,6 +47,11 @@ def test_what_is_assumed_is_said() -> None:
     assert note == (
         "SEV_FEATURES 0x1 assumed; a host that turns more on measures another value: "
         "give --host sev-features=0x21 where KVM has debug_swap on"
+    )
+    both = PLAIN.replace("kernel-hashes=on", "debug-swap=on,secure-tsc=on")
+    assert parse(both, SevHost()).notes == (
+        "SEV_FEATURES 0x221 assumed; a host that turns more on measures another value: "
+        "give --host sev-features=N where KVM does",
     )
 
 
@@ -59,7 +64,7 @@ def test_what_has_no_influence() -> None:
     )
     parsed = parse(line.replace("-bios F", "-drive if=pflash,unit=0,format=raw,readonly=on,file=F"))
     assert parsed.machine == parse(PLAIN).machine
-    assert parsed.files == parse(PLAIN).files
+    assert parsed.files == SevFiles(firmware="F", flash=("F", "VARS"), raw=("F",))
     assert len(parsed.ignored) == 12
 
 
@@ -101,6 +106,52 @@ def test_modes(guest: str, mode: SevMode, policy: int, features: int) -> None:
     assert (machine.cpu is None) == (mode is SevMode.SEV)
 
 
+ES = PLAIN.replace("sev-snp-guest", "sev-guest,policy=5")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "legacy", "note"),
+    [
+        ("q35", "", None, None),
+        ("pc-q35-rhel9.4.0", "", None, None),
+        ("q35", ",legacy-vm-type=on", True, None),
+        ("q35", ",legacy-vm-type=off", False, None),
+        ("pc-q35-8.2", ",legacy-vm-type=off", False, None),
+        ("q35", ",legacy-vm-type=auto", True, None),
+        ("q35", ",legacy-vm-type=auto,debug-swap=on", False, None),
+        ("q35", ",debug-swap=on", False, None),
+        ("pc-q35-9.0", "", True, "on"),
+        ("pc-q35-10.1", "", True, "on"),
+        ("pc-q35-11.0", ",debug-swap=on", False, "off"),
+    ],
+)
+def test_vm_type(kind: str, settings: str, legacy: bool | None, note: str | None) -> None:
+    line = ES.replace("q35,", f"{kind},").replace(",kernel-hashes=on", settings)
+    parsed = parse(line, SevHost(features=0x20))
+    assert (parsed.machine.mode, parsed.machine.legacy_vm_type) == (SevMode.SEV_ES, legacy)
+    text = f"legacy-vm-type={note}: QEMU takes it so with {kind} where it is not stated"
+    assert parsed.notes == ((text,) if note else ())
+
+
+def test_vm_type_of_plain_sev() -> None:
+    parsed = parse(PLAIN.replace("sev-snp-guest", "sev-guest,legacy-vm-type=on"), SevHost())
+    assert parsed.machine.legacy_vm_type is None
+    assert "-object sev-guest: legacy-vm-type=on" in parsed.ignored
+
+
+def test_described_vm_type() -> None:
+    text = "vmm=qemu,mode=sev-es,firmware=F,vcpus=1,cpu=EPYC"
+    for setting, legacy in (("", None), (",legacy-vm-type=on", True), (",legacy-vm-type=off", False)):
+        assert described(text + setting, SevHost()).machine.legacy_vm_type is legacy
+
+
+def test_policies_of_today() -> None:
+    # Bits 16 to 25 but 18 (a migration agent), and versions of the firmware.
+    for policy in (0x20000, 0x3FBFFFF, 0xB0137):
+        line = PLAIN.replace("kernel-hashes=on", f"policy={policy:#x}")
+        assert parse(line).machine.policy == policy
+
+
 def test_host_cpu() -> None:
     host = SevHost(features=1, family=25, model=17, stepping=1)
     line = PLAIN.replace("EPYC-v4", "host,+x2apic")
@@ -114,7 +165,7 @@ def test_units_of_flash() -> None:
     for first in ("index=0,", "unit=0,", ""):
         options = "id=f,readonly=on,cache=none,aio=threads,discard=ignore,snapshot=on,werror=stop"
         parsed = parse(f"{base} -drive if=pflash,index=1,file=V -drive if=pflash,{first}file=F,{options}")
-        assert parsed.files == SevFiles(firmware="F")
+        assert parsed.files == SevFiles(firmware="F", flash=("F", "V"))
 
 
 def test_globals_of_other_drivers() -> None:
@@ -165,7 +216,7 @@ def test_svsm() -> None:
         " -drive if=pflash,unit=1,file=V -drive if=pflash,unit=2,file=S"
     )
     parsed = parse(line)
-    assert parsed.files == SevFiles(firmware="F", svsm="S")
+    assert parsed.files == SevFiles(firmware="F", svsm="S", flash=("F", "V", "S"))
     assert (parsed.machine.vmm, parsed.machine.variables_size) == (SevVmm.SVSM, 0x84000)
 
 
@@ -272,7 +323,48 @@ WRONG = {
         "-object igvm-cfg,id=i,file=x: no machine uses it, so it is not loaded; "
         "write -machine q35,igvm-cfg=ID, or leave it out"
     ),
-    f"{PLAIN} -object tdx-guest,id=t": "-object tdx-guest,id=t: objects of type tdx-guest are not modelled",
+    f"{PLAIN} -object tdx-guest,id=t": (
+        "-object tdx-guest,id=t: TDX is not modelled yet; give a machine with SEV"
+    ),
+    f"{PLAIN} -object sev-thing,id=t": (
+        "-object sev-thing,id=t: objects of type sev-thing are not modelled; "
+        "leave it out if it has no influence on the launch"
+    ),
+    f"{PLAIN} -drive if=pflash,unit=1,file=V": (
+        "-drive if=pflash,unit=1: QEMU takes none without unit 0; give both, or leave it out"
+    ),
+    f"{SNP} -cpu EPYC -drive if=pflash,file=F -drive if=pflash,unit=2,file=S -object sev-guest,id=x": (
+        "-object: 2 of types sev-guest and sev-snp-guest; give one"
+    ),
+    PLAIN.replace("kernel-hashes=on", "legacy-vm-type=on"): (
+        "-object sev-snp-guest,id=sev0,legacy-vm-type=on: setting 'legacy-vm-type' is not modelled; leave it out"
+    ),
+    PLAIN.replace("kernel-hashes=on", "policy=0x10000"): (
+        "-object sev-snp-guest,id=sev0,policy=0x10000: policy 0x10000 lacks bit 17, which every SEV-SNP guest "
+        "has; write policy=0x30000"
+    ),
+    PLAIN.replace("kernel-hashes=on", "policy=0x4070000"): (
+        "-object sev-snp-guest,id=sev0,policy=0x4070000: policy 0x4070000 has bits 0x4040000, which KVM "
+        "refuses; write policy=0x30000"
+    ),
+    PLAIN.replace("sev-snp-guest", "sev-guest,policy=0x100000001"): (
+        "-object sev-guest,policy=0x100000001,id=sev0,kernel-hashes=on: policy 0x100000001 has more than "
+        "32 bits; QEMU does not start so"
+    ),
+    PLAIN.replace("sev-snp-guest", "sev-guest,policy=5,legacy-vm-type=maybe"): (
+        "-object sev-guest,policy=5,legacy-vm-type=maybe,id=sev0,kernel-hashes=on: legacy-vm-type=maybe is "
+        "neither on nor off"
+    ),
+    PLAIN.replace("sev-snp-guest", "sev-guest,policy=5,legacy-vm-type=on,debug-swap=on"): (
+        "-object sev-guest,policy=5,legacy-vm-type=on,debug-swap=on,id=sev0,kernel-hashes=on: debug-swap=on "
+        "needs the newer VM type; write legacy-vm-type=off"
+    ),
+    PLAIN.replace(" -object sev-snp-guest,id=sev0,kernel-hashes=on", ""): (
+        "-object: 0 of types sev-guest and sev-snp-guest; give one"
+    ),
+    """kvm -machine q35 -object '{"qom-type":"sev-snp-guest","id":"s"}'""": (
+        '-object {"qom-type":"sev-snp-guest","id":"s"}: JSON is not read here; write key=value,key=value'
+    ),
     f"{PLAIN} -machine pflash0=n": (
         "-machine pflash0=n: flash by -blockdev is not modelled; "
         "write -drive if=pflash,unit=N,format=raw,file=..."
@@ -287,7 +379,8 @@ WRONG = {
         "-drive if=pflash,unit=3,file=x: flash units are 0 (code), 1 (variables) and 2 (SVSM), once each"
     ),
     f"{PLAIN} -drive if=pflash,unit=1,format=qcow2,file=x": (
-        "-drive if=pflash,unit=1,format=qcow2,file=x: flash is measured as it is in memory; write format=raw"
+        "-drive if=pflash,unit=1,format=qcow2,file=x: flash is measured as it is in memory; "
+        "convert it to raw, and write format=raw"
     ),
     "kvm -object sev-guest,id=b -cpu EPYC": (
         "-machine: missing; write -machine q35,confidential-guest-support=ID"
@@ -327,8 +420,21 @@ def test_two_words_for_one_cpu() -> None:
 
 def test_which_command_lines_are_meant() -> None:
     assert sev_parse.is_sev(shlex.split(PLAIN))
-    assert sev_parse.is_sev(["/usr/bin/kvm", "--object", "qom-type=sev-guest,id=x"])
+    for option, value in (
+        ("--object", "qom-type=sev-guest,id=x"),
+        ("-object", "id=x,policy=5,qom-type=sev-guest"),
+        ("-object", "id=x,qom-type=sev-snp-guest,policy=5"),
+        ("-object", '{"id": "x", "qom-type": "sev-snp-guest"}'),
+        ("-object", "tdx-guest,id=x"),
+        ("-machine", "q35,confidential-guest-support=x"),
+        ("-M", "confidential-guest-support=x,type=q35"),
+        ("--machine", "q35,memory-encryption=x"),
+    ):
+        assert sev_parse.is_sev(["/usr/bin/kvm", option, value]), value
+        assert not sev_parse.is_sev(["/usr/bin/kvm", "-name", value])
     assert not sev_parse.is_sev(["qemu-system-x86_64", "-object", "rng-random,id=sev-guest"])
+    assert not sev_parse.is_sev(["qemu-system-x86_64", "-object", "secret,id=a,data=sev-guest,format=raw"])
+    assert not sev_parse.is_sev(["qemu-system-x86_64", "-machine", "q35,accel=kvm"])
     assert not sev_parse.is_sev(["lkvm", "-object", "sev-guest,id=x"])
     assert not sev_parse.is_sev([])
 
@@ -346,10 +452,15 @@ def test_host() -> None:
             "sev-features=0x10000000000000000",
             "'0x10000000000000000' is no number; write for example 33 or 0x21",
         ),
+        (
+            "sev-features=18446744073709551616",
+            "'18446744073709551616' has more than 64 bits; write for example 33 or 0x21",
+        ),
     ):
         with pytest.raises(MeasureError) as caught:
             parse_host([item])
         assert str(caught.value) == f"--host {item}: {what}"
+    assert parse_host(["sev-features=18446744073709551615"]).features == (1 << 64) - 1
     with pytest.raises(MeasureError, match=r"^--host family=2: given twice$"):
         parse_host(["family=1", "family=2"])
 
@@ -389,8 +500,23 @@ DESCRIBED = {
     "ec2": "'ec2' has no =; write vmm=ec2,firmware=F,vcpus=N",
     "firmware=F": "vmm= is missing; one of qemu, ec2, gce, svsm",
     "vmm=azure": "vmm: 'azure' is none of qemu, ec2, gce, svsm",
-    "vmm=ec2,vcpus=1": "firmware= is missing",
-    "vmm=ec2,firmware=F": "vcpus= is missing",
+    "vmm=ec2,vcpus=1": "firmware= is missing; write for example firmware=OVMF.fd",
+    "vmm=ec2,firmware=F": "vcpus= is missing; write for example vcpus=2",
+    "vmm=ec2,firmware=F,vcpus=1,mode=sev-es,legacy-vm-type=on": (
+        "legacy-vm-type is for mode=sev-es and vmm=qemu, nothing else depends on it; leave it out"
+    ),
+    "vmm=qemu,firmware=F,vcpus=1,cpu=EPYC,legacy-vm-type=on": (
+        "legacy-vm-type is for mode=sev-es and vmm=qemu, nothing else depends on it; leave it out"
+    ),
+    "vmm=qemu,firmware=F,vcpus=1,cpu=EPYC,kernel-hashes=on": (
+        "kernel-hashes=on without a kernel: QEMU aborts so; give kernel=FILE, or leave it out"
+    ),
+    "vmm=ec2,firmware=F,vcpus=1,policy=1": (
+        "policy 0x1 lacks bit 17, which every SEV-SNP guest has; write policy=0x20001"
+    ),
+    "vmm=qemu,firmware=F,vcpus=1,cpu=EPYC,mode=sev-es,policy=0xf00000005": (
+        "policy 0xf00000005 has more than 32 bits; QEMU does not start so"
+    ),
     "vmm=qemu,firmware=F,vcpus=1": "cpu= is missing; give a QEMU model or family/model/stepping",
     "vmm=ec2,firmware=F,vcpus=1,append=x": "initrd and append are for a kernel; give kernel=FILE",
     "vmm=ec2,firmware=F,vcpus=1,svsm=S": "svsm=FILE belongs to vmm=svsm, and to no other",

@@ -190,7 +190,10 @@ FILES = (
         (change_file("name", "etc/acpi/tables"), f"c: stage0 1: {FILES}"),
         (
             change_file("content", "!"),
-            f"c: stage0 1: files 2: 'content' is no base64 of a zlib stream: Only base64 data is allowed{GIVE}",
+            (
+                "c: stage0 1: files 2: 'content' is no base64 of a zlib stream: Only base64 data is allowed"
+                f"{GIVE}"
+            ),
         ),
         (
             change_file("sha256", "00" * 32),

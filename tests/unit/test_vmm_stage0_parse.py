@@ -16,7 +16,7 @@ from recipes.machine.sev import SevMode
 from recipes.machine.sev_cpus import CpuSignature
 from recipes.machine.stage0 import Stage0Chipset, Stage0Generation
 from recipes.units import KIB
-from recipes.vmm.stage0_capture import command_line, stand_ins
+from recipes.vmm.stage0_capture import capture_stage0, command_line, stand_ins
 from recipes.vmm.stage0_parse import ParsedStage0, parse, parse_generation, parse_host
 
 # As HATs' launcher writes them (client/launcher/qemu.cc); the second network device has netdev= twice.
@@ -108,11 +108,8 @@ def test_machine_for_a_capture_needs_no_facts_of_sev() -> None:
             "settings",
             (("hpet", "on"), ("sata", "off"), ("serial", "0"), ("smm", "off")),
         ),
-        (
-            f"{TCG} -serial none -serial null -serial stdio",
-            "settings",
-            (("hpet", "on"), ("serial", "2"), ("smm", "on")),
-        ),
+        (f"{TCG} -serial null -serial stdio", "settings", (("hpet", "on"), ("serial", "2"), ("smm", "on"))),
+        (f"{TCG} -serial none -serial none", "settings", (("hpet", "on"), ("serial", "0"), ("smm", "on"))),
         (TCG.replace("q35", "microvm"), "settings", (("pcie", "off"), ("rtc", "on"), ("serial", "0"))),
         (TCG.replace("q35", "microvm"), "phys_bits", 40),
         (TCG.replace("q35", "pc-q35-9.2"), "type", "pc-q35-9.2"),
@@ -121,6 +118,14 @@ def test_machine_for_a_capture_needs_no_facts_of_sev() -> None:
         (TCG.replace("max", "EPYC-Milan-v2"), "amd", True),
         (TCG.replace("max", "Skylake-Server"), "amd", False),
         (TCG.replace("max", "max,vendor=GenuineIntel"), "amd", False),
+        (TCG.replace("max", "Nehalem,vendor=AuthenticAMD"), "amd", True),
+        (TCG.replace("max", "Icelake-Server-noTSX"), "amd", False),
+        (TCG.replace("max", "Haswell-noTSX-IBRS"), "amd", False),
+        (TCG.replace("max", "Dhyana-v2"), "amd", False),
+        (TCG.replace("max", "Opteron_G4-v1"), "amd", True),
+        (TCG.replace("max", "max,phys_bits=0x27"), "phys_bits", 39),
+        (TCG.replace("max", "max,,+lm,phys-bits=0"), "phys_bits", None),
+        (TCG.replace("q35", "pc-q35-4.0.1"), "chipset", Stage0Chipset.Q35),
         (f"{TCG} -smp 2,maxcpus=8", "max_vcpus", 8),
         (TCG, "max_vcpus", 1),
         (TCG.replace("2G", "1025K"), "memory", 1032 * KIB),
@@ -143,6 +148,89 @@ def test_what_becomes_of_options(text: str, key: str, value: object) -> None:
 def test_maker_of_the_cpu_behind_kvm_is_a_fact_of_the_host(fact: str, amd: bool) -> None:
     text = "qemu -nodefaults -machine q35 -accel kvm -cpu EPYC -m 2G"
     assert read(text, f"vendor={fact}").machine.amd is amd
+
+
+KVM = "qemu -nodefaults -machine q35 -accel kvm -cpu host -m 2G"
+
+
+@pytest.mark.parametrize("machine", ["q35", "microvm"])
+@pytest.mark.parametrize(
+    ("cpu", "facts", "amd", "bits"),
+    [
+        ("host", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("host,host-phys-bits=on", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("host,vendor=GenuineIntel", ("phys-bits=39",), False, 39),
+        ("host,vendor=AuthenticAMD", ("phys-bits=39",), True, 39),
+        ("EPYC-v4,vendor=GenuineIntel,phys-bits=38", (), False, 38),
+        ("EPYC-v4,host-phys-bits=on", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("EPYC-v4,+host_phys_bits", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("host,host-phys-bits-limit=39", ("vendor=amd", "phys-bits=48"), True, 39),
+        ("host,host-phys-bits-limit=48", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("max,host-phys-bits-limit=0", ("vendor=amd", "phys-bits=39"), True, 39),
+        ("host,host-phys-bits=off,phys-bits=39", ("vendor=amd",), True, 39),
+        ("host,-host-phys-bits,phys-bits=39", ("vendor=intel",), False, 39),
+    ],
+)
+def test_what_the_guest_sees_of_the_cpu_behind_kvm(
+    machine: str, cpu: str, facts: tuple[str, ...], amd: bool, bits: int
+) -> None:
+    found = read(KVM.replace("q35", machine).replace("-cpu host", f"-cpu {cpu}"), *facts).machine
+    assert (found.amd, found.phys_bits) == (amd, bits)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "facts", "message"),
+    [
+        (
+            "host,phys-bits=39",
+            ("vendor=amd",),
+            (
+                "-cpu host,phys-bits=39: host-phys-bits is on, and QEMU does not go by phys-bits; "
+                "leave phys-bits out, or write host-phys-bits=off"
+            ),
+        ),
+        (
+            "host,host-phys-bits-limit=39",
+            ("vendor=amd",),
+            (
+                "-cpu host,host-phys-bits-limit=39: the fewer of the host's address bits and the limit "
+                "count; give --host phys-bits=N, as /proc/cpuinfo has it"
+            ),
+        ),
+        (
+            "EPYC-v4,host-phys-bits-limit=39",
+            ("vendor=amd",),
+            (
+                "-cpu EPYC-v4,host-phys-bits-limit=39: host-phys-bits-limit has no effect without "
+                "host-phys-bits; leave it out"
+            ),
+        ),
+        (
+            "host,host-phys-bits=off",
+            ("vendor=amd", "phys-bits=48"),
+            "--host phys-bits=48: -cpu host says it; leave it out",
+        ),
+        (
+            "host,vendor=AuthenticAMD",
+            ("vendor=amd",),
+            "--host vendor: -cpu host,vendor=AuthenticAMD says what the guest sees; leave it out",
+        ),
+        (
+            "Nonsense",
+            ("vendor=amd",),
+            (
+                "-cpu Nonsense: no CPU model of this name with 64 bits is known; "
+                "use one such as host, max or EPYC-Milan"
+            ),
+        ),
+    ],
+)
+def test_settings_of_the_cpu_behind_kvm_that_are_refused(
+    cpu: str, facts: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(MeasureError) as caught:
+        read(KVM.replace("-cpu host", f"-cpu {cpu}"), *facts)
+    assert str(caught.value) == message
 
 
 def test_options_without_influence_are_reported() -> None:
@@ -214,6 +302,63 @@ def test_options_without_influence_are_reported() -> None:
         (
             TCG.replace("-accel tcg", ""),
             "-accel: missing; QEMU's default depends on its name, so write -accel kvm or tcg",
+        ),
+        (
+            f"{TCG} -serial none -serial stdio",
+            (
+                "-serial stdio: versions of QEMU differ in which ports are there beside -serial none; "
+                "leave out -serial none"
+            ),
+        ),
+        (
+            f"{TCG} -serial stdio -serial none",
+            (
+                "-serial none: versions of QEMU differ in which ports are there beside -serial none; "
+                "leave out -serial none"
+            ),
+        ),
+        (TCG.replace("q35", "pc-q35"), "-machine pc-q35: is not modelled; use q35, pc-q35-N.M or microvm"),
+        (
+            TCG.replace("max", "EPYC-Milan-v9"),
+            (
+                "-cpu EPYC-Milan-v9: no CPU model of this name with 64 bits is known; "
+                "did you mean 'EPYC-Milan-v3'?"
+            ),
+        ),
+        (
+            TCG.replace("max", "xyzzy=1"),
+            (
+                "-cpu xyzzy=1: no CPU model of this name with 64 bits is known; "
+                "use one such as host, max or EPYC-Milan"
+            ),
+        ),
+        (
+            TCG.replace("max", "max,-lm"),
+            "-cpu max,-lm: stage0 does not run without long mode; leave lm=off out",
+        ),
+        (
+            TCG.replace("max", "max,lm=maybe"),
+            "-cpu max,lm=maybe: lm=maybe is neither on nor off; write lm=on",
+        ),
+        (
+            TCG.replace("max", "max,phys-bits=40,phys_bits=39"),
+            "-cpu max,phys-bits=40,phys_bits=39: 'phys-bits' is given twice; write each setting once",
+        ),
+        (
+            TCG.replace("max", "max,vendor=Nobody"),
+            "-cpu max,vendor=Nobody: vendor=Nobody is not modelled; write AuthenticAMD or GenuineIntel",
+        ),
+        (
+            TCG.replace("max", "max,phys-bits=047"),
+            "-cpu max,phys-bits=047: QEMU takes 047 for an octal number; write it without the 0",
+        ),
+        (
+            TCG.replace("max", "max,host-phys-bits=on"),
+            "-cpu max,host-phys-bits=on: host-phys-bits=on has no effect with -accel tcg; leave it out",
+        ),
+        (
+            PROTECTED.replace("-cpu host", "-cpu host,vendor=GenuineIntel"),
+            "-cpu host,vendor=GenuineIntel: SEV is AMD's; leave vendor=GenuineIntel out",
         ),
         (TCG.replace("tcg", "xen"), "-accel xen: not modelled; write -accel kvm or -accel tcg"),
         (TCG.replace("-cpu max", ""), "-cpu: missing; QEMU's default depends on how it was built"),
@@ -348,6 +493,54 @@ def test_command_line_that_is_captured() -> None:
     assert stand_ins(read(TCG).machine) == ()
     slotted = replace(machine, devices=("vhost-vsock-pci,addr=5",))
     assert command_line(slotted, rom="R")[-1] == "virtio-rng-pci,addr=5"
+
+
+@pytest.mark.parametrize(
+    ("device", "started"),
+    [
+        ("nvme,serial=a,,b,addr=5,multifunction=on", "virtio-rng-pci,addr=5,multifunction=on"),
+        ("vfio-pci,acpi-index=3,bus=p,host=01:00.0,id=v", "virtio-rng-pci,acpi-index=3,bus=p,id=v"),
+        ("vhost-user-blk-pci-non-transitional", "virtio-rng-pci"),
+        ("vhost-vsock-device", "virtio-rng-device"),
+        ("vhost-vsock-device,bus=virtio-mmio-bus.0,x=y", "virtio-rng-device,bus=virtio-mmio-bus.0"),
+        ("virtio-gpu-device,xres=800", "virtio-rng-device"),
+        ("nvme-like,serial=x", "nvme-like,serial=x"),
+        ("virtio-net-device,x=y", "virtio-net-device,x=y"),
+        ("virtio-blk-pci-like", "virtio-blk-pci-like"),
+    ],
+)
+def test_what_stands_in_for_a_device(device: str, started: str) -> None:
+    machine = replace(read(TCG).machine, devices=(device,))
+    assert command_line(machine, rom="R")[-2:] == ("-device", started)
+    said = () if device == started else (f"-device {started} stands in for {device} in its slot",)
+    assert stand_ins(machine) == said
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("nvme-ns,drive=d", "nvme-ns: it has no slot of its own, and nothing stands in for it"),
+        ("nvme-subsys", "nvme-subsys: it has no slot of its own, and nothing stands in for it"),
+        ("vhost-user-vga", "vhost-user-vga: the tables tell a VGA card apart, and nothing stands in for it"),
+        (
+            "vfio-pci-nohotplug",
+            ("vfio-pci-nohotplug: the tables say that it cannot be unplugged, and nothing stands in for it"),
+        ),
+        ("virtio-pmem-pci", "virtio-pmem-pci: memory of that kind changes memory map and tables"),
+        (
+            "vfio-pci,host=1:0.0,failover_pair_id=n",
+            (
+                "vfio-pci,failover_pair_id=n,host=1:0.0: with failover_pair_id its slot stays empty until "
+                "the guest asks, which is not modelled"
+            ),
+        ),
+    ],
+)
+def test_devices_that_nothing_stands_in_for(device: str, message: str) -> None:
+    machine = read(f"{TCG} -device {device}", tables_only=True).machine
+    with pytest.raises(MeasureError) as caught:
+        capture_stage0(machine, binary="/nowhere/qemu-system-x86_64")
+    assert str(caught.value) == f"-device {message}; leave it out"
 
 
 OPTIONS = sorted({word for word in words(f"{PROTECTED} {INSECURE} {TCG}") if word.startswith("-")})

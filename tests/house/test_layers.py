@@ -82,6 +82,7 @@ class Import:
     where: str
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the project by name."""
     paths = sorted((ROOT / "recipes").rglob("*.py"))

@@ -14,6 +14,7 @@ from recipes.formats.ovmf_footer import FOUR_GIB, OvmfFooter, SectionType
 from recipes.machine.sev import SevVmm
 from recipes.measure import gctx, kernel_hashes, sev, sev_pages, vmsa
 from recipes.measure.gctx import PageType
+from tests.unit import test_measure_sev
 from tests.vectors import test_snp
 from tests.vectors.sev_inputs import RECORDED, SNP, firmware
 
@@ -53,6 +54,7 @@ EC2 = recorded(mode="snp", vmm="ec2", vcpus=2, kernel=False)
 GCE = recorded(mode="snp", vmm="gce", vcpus=2, kernel=False)
 SEV_ES = recorded(mode="seves", vcpus=2, kernel=True)
 SVSM = recorded(mode="svsm")
+LEGACY = test_measure_sev.test_the_legacy_vm_type_has_no_fpu_state
 SEV = recorded(mode="sev", kernel=True)
 
 
@@ -72,6 +74,10 @@ def without(name: str) -> Callable[[Any], Any]:
         return changed
 
     return change
+
+
+def without_legacy(page: Callable[..., bytes]) -> Callable[..., bytes]:
+    return lambda *args, **values: page(*args, **{**values, "legacy": False})
 
 
 def first(runs: Iterator[Any]) -> Iterator[Any]:
@@ -159,6 +165,7 @@ MUTATIONS = [
     SevMutation("GCE has a PAT of its own", vmsa, "PROFILES", other_profile(SevVmm.GCE, g_pat=1), GCE),
     SevMutation("GCE has no FCW", vmsa, "PROFILES", other_profile(SevVmm.GCE, x87_fcw=0x37F), GCE),
     SevMutation("GCE leaves memory unmeasured", sev_pages, "SevVmm", lambda vmm: NoEc2, GCE),
+    SevMutation("legacy VM type has no FPU state", sev_pages, "vmsa_page", without_legacy, LEGACY),
     SevMutation("SVSM has no FCW", vmsa, "PROFILES", other_profile(SevVmm.SVSM, x87_fcw=0x37F), SVSM),
     SevMutation(
         "SVSM is in protected mode", vmsa, "PROFILES", other_profile(SevVmm.SVSM, protected=False), SVSM

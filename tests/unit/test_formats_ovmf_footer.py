@@ -192,11 +192,8 @@ def test_the_end_of_a_file_has_the_offsets_of_the_file(name: str) -> None:
     if len(data) < SIZE:
         return
     front = bytes(0x10_0000)
-    with pytest.raises(FormatError) as whole:
-        parse_footer(front + data, "F")
     with pytest.raises(FormatError) as end:
         parse_footer(data, "F", size=len(front) + len(data))
-    assert end.value.offset == whole.value.offset
     found = re.match(r"F: offset 0x([0-9a-f]+): ", message)
     assert end.value.offset == (int(found[1], 16) + len(front) if found else None)
 

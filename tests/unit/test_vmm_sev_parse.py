@@ -49,9 +49,10 @@ def test_what_is_assumed_is_said() -> None:
         "give --host sev-features=0x21 where KVM has debug_swap on"
     )
     both = PLAIN.replace("kernel-hashes=on", "debug-swap=on,secure-tsc=on")
-    assert parse(both, SevHost()).notes == (
+    (note,) = parse(both, SevHost()).notes
+    assert note == (
         "SEV_FEATURES 0x221 assumed; a host that turns more on measures another value: "
-        "give --host sev-features=N where KVM does",
+        "give --host sev-features=N where KVM does"
     )
 
 
@@ -337,11 +338,12 @@ WRONG = {
         "-object: 2 of types sev-guest and sev-snp-guest; give one"
     ),
     PLAIN.replace("kernel-hashes=on", "legacy-vm-type=on"): (
-        "-object sev-snp-guest,id=sev0,legacy-vm-type=on: setting 'legacy-vm-type' is not modelled; leave it out"
+        "-object sev-snp-guest,id=sev0,legacy-vm-type=on: setting 'legacy-vm-type' is not modelled; "
+        "leave it out"
     ),
     PLAIN.replace("kernel-hashes=on", "policy=0x10000"): (
-        "-object sev-snp-guest,id=sev0,policy=0x10000: policy 0x10000 lacks bit 17, which every SEV-SNP guest "
-        "has; write policy=0x30000"
+        "-object sev-snp-guest,id=sev0,policy=0x10000: policy 0x10000 lacks bit 17, which every SEV-SNP "
+        "guest has; write policy=0x30000"
     ),
     PLAIN.replace("kernel-hashes=on", "policy=0x4070000"): (
         "-object sev-snp-guest,id=sev0,policy=0x4070000: policy 0x4070000 has bits 0x4040000, which KVM "

@@ -48,7 +48,8 @@ def test_golden_values_are_those_of_the_command_line(
     paths = {"kernel": kernel, "initrd": initrd}
     files = {key: str(folder / name) if name else None for key, name in paths.items()}
     measured = machine.measured((cmdline or "") if kernel else None)
-    launch = read_launch(measured, SevFiles(firmware=str(folder / AMDSEV), **files))
+    given = SevFiles(firmware=str(folder / AMDSEV), kernel=files["kernel"], initrd=files["initrd"])
+    launch = read_launch(measured, given)
     found = SnpEvidence(launch=launch, prediction=replay(launch))
     value = golden_snp(machine, found, firmware_version="1", launch="run.sh").value(
         "LAUNCH_DIGEST", HashAlgorithm.SHA384

@@ -8,6 +8,8 @@ from .errors import FormatError
 from .record import dataclass
 
 MAX_DOCUMENT = 32 << 20
+# Far more than any field takes, and far fewer than what Python refuses in words of its own.
+_MAX_DIGITS = 100
 
 
 def read_document(text: str, source: str, schema: int) -> Fields:
@@ -18,15 +20,28 @@ def read_document(text: str, source: str, schema: int) -> Fields:
     """
     if len(text) > MAX_DOCUMENT:
         raise FormatError(source, f"{len(text)} characters; at most {MAX_DOCUMENT} are read")
-    try:
-        value: object = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(source, f"no JSON: {error}") from None
-    fields = Fields.of(value, source)
+    fields = Fields.of(parse_json(text, source), source)
     found = fields.number("schema")
     if found != schema:
         raise FormatError(source, f"schema {found}; this version reads schema {schema}")
     return fields
+
+
+def parse_json(text: str, source: str) -> object:
+    """The value of a JSON text that every reader takes for the same value.
+
+    Raises:
+        FormatError: no JSON, nested beyond Python's limit, or something that readers disagree about: a key
+            twice in one object, NaN and the infinities, a whole number of more than 100 digits.
+
+    Spec: RFC 8259, sections 4 and 6, which leave these open.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise FormatError(source, f"no JSON: {error}") from None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -34,6 +49,16 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) != len(pairs):
         raise ValueError("a key is written twice in one object")
     return values
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits, at most {_MAX_DIGITS} are read")
+    return int(digits)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 @dataclass

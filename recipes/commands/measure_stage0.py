@@ -175,6 +175,7 @@ def _rows(
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The nine fields in the order of an appraisal policy: those with a value, and those without."""
     from ..measure.stage0 import CMDLINE, LOG_LABELS, REGISTERS, STAGE0
+    from ..measure.trace import Established
     from ..steps.measure_sev import hash_file
 
     values = {trace.register: trace.steps[-1].after.hex() for trace in prediction.traces}
@@ -185,7 +186,10 @@ def _rows(
             reason = _no_sev() if name == STAGE0 else _no_tables(options)
             omitted.append({"register": name, "reason": reason})
             continue
-        row = {"register": name, "value": values[name], "established": prediction.established[name].value}
+        established = prediction.established[name]
+        if name == CMDLINE and prediction.cmdline.endswith(_DRAWN):
+            established = Established.SPEC_ONLY
+        row = {"register": name, "value": values[name], "established": established.value}
         if name != CMDLINE:
             row["algorithm"] = "sha384" if name == STAGE0 else "sha256"
         if name in LOG_LABELS:

@@ -11,13 +11,12 @@ islet-project/image-registry 92e5635, ir-server/src/oci/ (application.rs, valida
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ..document import Fields
+from ..document import Fields, parse_json
 from ..errors import FormatError
 from ..units import MIB, format_size
 from .decompress import Compression
@@ -256,24 +255,11 @@ def read_json(data: bytes, source: str) -> object:
         raise FormatError(source, f"{format_size(len(data))}; at most {format_size(MAX_DOCUMENT)} are read")
     try:
         text = data.decode("utf-8")
-        value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise FormatError(source, "no JSON: not UTF-8", offset=error.start) from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(source, f"no JSON: {error}") from None
+    value = parse_json(text, source)
     _check(value, source)
     return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key is written twice in one object")
-    return values
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _check(value: object, source: str) -> None:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ..document import Fields
+from ..document import Fields, parse_json
 from ..errors import FormatError, VerifyError
 from .tpm2 import HASHES, PCR_COUNT
 
@@ -125,12 +125,10 @@ def parse(data: bytes, source: str) -> tuple[PcrSignature, ...]:
     if len(data) > MAX_SIZE:
         raise FormatError(source, f"{len(data)} bytes, at most {MAX_SIZE} are read")
     try:
-        value: object = json.loads(data.decode("ascii"), object_pairs_hook=_unique)
+        text = data.decode("ascii")
     except UnicodeDecodeError:
         raise FormatError(source, "it is not ASCII") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(source, f"no JSON: {error}") from None
-    top = Fields.of(value, source)
+    top = Fields.of(parse_json(text, source), source)
     found: list[PcrSignature] = []
     for bank in tuple(top.values):
         if bank not in BANKS:
@@ -138,13 +136,6 @@ def parse(data: bytes, source: str) -> tuple[PcrSignature, ...]:
         found += [_entry(bank, item) for item in top.objects(bank)]
     _check_unique(found, source)
     return tuple(found)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key is written twice in one object")
-    return values
 
 
 def _row(entry: PcrSignature) -> dict[str, object]:

@@ -10,12 +10,15 @@ from ..errors import MeasureError
 from ..machine.qemu import Accelerator
 from ..machine.sev import SevMode, SevVmm
 from ..machine.stage0 import Stage0Machine
+from ..units import KIB
 from .direct_boot import HEADER_END, MAX_SETUP, LinuxKernel
 from .sev_launch import HashedFile, SevFirmware, SevLaunch
 from .stage0_acpi import AcpiTables
 
 # Linux takes no more with its NUL. Spec: Linux 6.12 arch/x86/include/asm/setup.h COMMAND_LINE_SIZE.
 _MAX_CMDLINE = 2048
+# Spec: QEMU 10.0 hw/i386/x86-common.c x86_bios_rom_init().
+_BIOS_UNIT = 64 * KIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,5 +128,8 @@ def sev_launch(launch: Stage0Launch) -> SevLaunch | None:
         raise MeasureError("sev: needs KVM and a CPU of AMD; add -accel kvm -cpu host")
     if launch.firmware is None:
         raise MeasureError("sev: stage0 is measured itself; give its file (-bios)")
+    if launch.firmware.size % _BIOS_UNIT:
+        what = f"{launch.firmware.size} bytes, QEMU starts with a -bios of whole 64 KiB alone"
+        raise MeasureError(f"{launch.firmware.name}: {what}; give the file that it loads")
     # Without kernel hashes, nothing of the kernel is part of the launch.
     return SevLaunch(machine=replace(protected, cmdline=None), firmware=launch.firmware)

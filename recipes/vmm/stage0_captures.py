@@ -122,11 +122,8 @@ def load_captures(text: str, source: str) -> tuple[Stage0Capture, ...]:
     try:
         return _load(text, source)
     except FormatError as error:
-        what = error.what
-        if "integer string conversion" in what:
-            what = "no JSON: a number has thousands of digits"
-        advice = "" if ";" in what else f"; give a file that was written by {_HOW}"
-        raise FormatError(error.source, what + advice, offset=error.offset) from None
+        advice = "" if ";" in error.what else f"; give a file that was written by {_HOW}"
+        raise FormatError(error.source, error.what + advice, offset=error.offset) from None
 
 
 def _load(text: str, source: str) -> tuple[Stage0Capture, ...]:

@@ -71,7 +71,7 @@ def test_gnu_cpio_unpacks_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ROOT_USER, reason="device nodes and owners need root")
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(trees(xattrs=False))
 def test_gnu_cpio_unpacks_random_trees(tmp_path_factory: pytest.TempPathFactory, tree: FileTree) -> None:
     judge(tree, tmp_path_factory.mktemp("cpio"))

@@ -87,7 +87,7 @@ def test_fsck_extracts_ten_thousand_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ROOT_USER, reason="device nodes and owners need root")
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(trees())
 def test_fsck_extracts_random_trees(tmp_path_factory: pytest.TempPathFactory, tree: FileTree) -> None:
     judge(tree, tmp_path_factory.mktemp("erofs"))

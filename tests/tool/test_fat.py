@@ -187,7 +187,7 @@ components = st.text(letters, min_size=1, max_size=30).filter(
 paths = st.lists(components, min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(st.dictionaries(paths, st.binary(max_size=2000), max_size=12))
 def test_fsck_accepts_any_names(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
     folder = tmp_path_factory.mktemp("fat")

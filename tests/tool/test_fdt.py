@@ -14,7 +14,7 @@ from recipes.formats.fdt import REGION_SIZE, Node, Property, cells, encode, gues
 from recipes.formats.fdt_reader import parse_fdt, read_fdt
 from recipes.formats.fdt_source import to_dts
 from tests.support import require_tool
-from tests.unit.fdt_trees import TREE_SETTINGS, TREES
+from tests.unit.fdt_trees import TREES
 from tests.vectors.kvmtool_inputs import vectors
 
 pytestmark = pytest.mark.tool
@@ -71,7 +71,7 @@ def test_reserved_memory() -> None:
     assert parse_fdt(dtc(text, source="dts", target="dtb"), "dtc").reserved == reserved
 
 
-@settings(TREE_SETTINGS, max_examples=40)
+@settings(max_examples=40)
 @given(TREES)
 def test_dtc_makes_equal_trees_of_our_text_and_blob(tree: Node) -> None:
     assert compiled(tree) == tree
@@ -111,7 +111,7 @@ def sequentially(tree: Node) -> bytes | None:
     return guest.raw
 
 
-@settings(TREE_SETTINGS, max_examples=80)
+@settings(max_examples=80)
 @given(TREES)
 def test_libfdt_writes_the_same_region(tree: Node) -> None:
     assert guest_region(tree) == sequentially(tree)

@@ -331,8 +331,6 @@ def test_what_the_guest_says(helper: Helper, server: Server) -> None:
 @example(asked="attest", at=0.0, length=0, piece=b"")
 @settings(
     max_examples=40,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_mutations(helper: Helper, server: Server, asked: str, at: float, length: int, piece: bytes) -> None:

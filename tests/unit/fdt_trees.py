@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from recipes.formats.fdt import Node, Property
@@ -48,9 +47,6 @@ TREES = st.builds(
     st.lists(NODES, max_size=5, unique_by=lambda item: item.name).map(tuple),
     ORIGINS,
 )
-
-# Drawing a tree takes milliseconds; on a busy machine that must not count as a fault of the test.
-TREE_SETTINGS = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def words(*values: int) -> bytes:

@@ -56,7 +56,7 @@ def insecure(**changes: Any) -> Stage0Machine:
 def launch(value: Stage0Machine | None = None, **changes: Any) -> Stage0Launch:
     values: dict[str, Any] = {
         "machine": value or machine(),
-        "firmware": SevFirmware.of("stage0_bin", [sev_firmware.firmware()]),
+        "firmware": SevFirmware.of("stage0_bin", [sev_firmware.firmware(size=0x10000)]),
         "kernel": Stage0Kernel.of("kernel_bin", [bzimage()]),
         "initrd": hashed("initrd", sev_firmware.stream("initrd", 5000)),
         "acpi": acpi(),

@@ -161,7 +161,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(body=mutations(*SAMPLES))
 def test_changed_requests_are_read_or_refused(body: bytes) -> None:
     for reader in READERS:
@@ -171,7 +171,7 @@ def test_changed_requests_are_read_or_refused(body: bytes) -> None:
             assert error.status == 400
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(field=st.sampled_from(sorted({*ATTEST, *OPTIONAL, *CHALLENGE, *ACTIVATE})), value=JSON)
 def test_any_json_in_a_field_is_read_or_refused(field: str, value: object) -> None:
     for reader, sample in zip(READERS, (CHALLENGE, ACTIVATE, ATTEST | OPTIONAL), strict=True):

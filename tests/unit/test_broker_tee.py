@@ -443,7 +443,7 @@ def test_a_host_hands_out_an_old_certificate() -> None:
     assert (status, words[:22]) == (403, "report: REPORTED_TCB: ")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(offset=st.integers(0, 1183), bit=st.integers(0, 7))
 def test_every_bit_of_a_report_counts(offset: int, bit: int) -> None:
     one = chip()
@@ -454,7 +454,7 @@ def test_every_bit_of_a_report_counts(offset: int, bit: int) -> None:
     assert (caught.value.status, caught.value.field) in ((400, "report"), (403, "report"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(offset=st.integers(0, 4095), bit=st.integers(0, 7))
 def test_every_bit_of_a_certificate_counts(offset: int, bit: int) -> None:
     one = chip()

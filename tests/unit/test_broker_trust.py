@@ -169,7 +169,7 @@ def test_validity_is_looked_up_on_the_brokers_clock() -> None:
             verify(LEAF.der, MIDDLE.der, now=now)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=mutations(LEAF.der, MIDDLE.der))
 def test_changed_certificates_are_refused(data: bytes) -> None:
     for chain in ((data, MIDDLE.der), (LEAF.der, data)):

@@ -182,7 +182,7 @@ def test_numbers_beyond_octal(tar: bytes) -> None:
     assert [line for line in said(big, size) if line.startswith("disk")] == []
 
 
-QUIET = settings(max_examples=120, deadline=None, derandomize=True)
+QUIET = settings(max_examples=120)
 
 
 @QUIET

@@ -128,7 +128,7 @@ def test_another_disk(good: bytes) -> None:
     ]
 
 
-QUIET = settings(max_examples=100, deadline=None, derandomize=True)
+QUIET = settings(max_examples=100)
 
 
 @QUIET

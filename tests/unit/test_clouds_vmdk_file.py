@@ -179,7 +179,7 @@ def test_a_disk_beyond_the_limit(good: bytes) -> None:
     assert said(huge)[-1] == f"header: a capacity of {2**33} sectors is more than 2 TiB{AGAIN}"
 
 
-QUIET = settings(max_examples=120, deadline=None, derandomize=True)
+QUIET = settings(max_examples=120)
 
 
 @QUIET

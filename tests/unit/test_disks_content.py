@@ -17,7 +17,7 @@ from recipes.units import KIB, MIB
 from tests.support import ROOT
 from tests.unit.test_disks_source import disk_of, disks, granules
 
-QUIET = settings(max_examples=60, deadline=None, derandomize=True)
+QUIET = settings(max_examples=60)
 
 
 @QUIET

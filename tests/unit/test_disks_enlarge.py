@@ -16,7 +16,7 @@ from recipes.errors import FormatError
 from recipes.formats import gpt
 from recipes.units import MIB
 
-QUIET = settings(max_examples=60, deadline=None, derandomize=True)
+QUIET = settings(max_examples=60)
 DISK = uuid.UUID(int=7)
 SIZE = 4 * MIB
 PLAN = gpt.PartitionPlan(name="one", type_guid=gpt.TYPE_LINUX_GENERIC, guid=uuid.UUID(int=9), size=MIB)

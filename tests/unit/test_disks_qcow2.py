@@ -229,7 +229,7 @@ def content(kind: str, number: int) -> bytes:
     return (bytes(number * 1000) + b"\1" * (kind == "byte")).ljust(CLUSTER, b"\0")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(CONTENT, min_size=1, max_size=20), st.integers(0, 127), st.sampled_from(NAMES[:2]))
 def test_any_mixture(tmp_path_factory: pytest.TempPathFactory, kinds: list[str], cut: int, name: str) -> None:
     contents = b"".join(content(kind, number) for number, kind in enumerate(kinds))

@@ -16,7 +16,7 @@ from recipes.disks.source import RawDisk
 from recipes.errors import FormatError
 from recipes.units import KIB, MIB
 
-QUIET = settings(max_examples=60, deadline=None, derandomize=True)
+QUIET = settings(max_examples=60)
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_tables_stand_behind_their_grains(tmp_path: Path) -> None:
     assert reader.order == ["grain", "grain", "table", "grain", "grain", "table", "grain", "table"]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["zeros", "noise", "byte"]), min_size=1, max_size=24), st.integers(0, 127))
 def test_any_mixture(tmp_path_factory: pytest.TempPathFactory, kinds: list[str], cut: int) -> None:
     contents = {

@@ -139,7 +139,7 @@ VALID = (
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=6))
 def test_mutations_parse_or_are_refused(changes: list[tuple[int, int]]) -> None:
     data = bytearray(VALID)
@@ -149,7 +149,7 @@ def test_mutations_parse_or_are_refused(changes: list[tuple[int, int]]) -> None:
         parse_loader(bytes(data))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.binary(max_size=400))
 def test_tables_are_the_whole_file(data: bytes) -> None:
     pieces = split_tables(data)

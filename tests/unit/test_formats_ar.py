@@ -85,7 +85,7 @@ def test_bad_archives(data: bytes, message: str) -> None:
     assert str(caught.value) == message
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(0, len(PACKAGE) - 1), st.binary(max_size=12), st.integers(0, 12))
 def test_mutations_never_escape(offset: int, patch: bytes, removed: int) -> None:
     data = PACKAGE[:offset] + patch + PACKAGE[offset + removed :]

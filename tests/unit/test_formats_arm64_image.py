@@ -116,7 +116,7 @@ def test_without_the_stub_its_table_means_nothing() -> None:
     assert read_header(head, 0x11400, "Image") is not None
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(64, HEAD_SIZE))
 def test_mutations_of_a_stub(at: int, value: int, length: int) -> None:
     head = bytearray(with_stub((0x10000, 0x1000), (0x400, 0x11000)))
@@ -204,7 +204,7 @@ def test_the_magic_of_an_image_wins() -> None:
     assert read_header(put(56, b"ARM\x64", b"\x7fELF"), 2000, "Image") is not None
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.one_of(
         st.binary(max_size=HEAD_SIZE),
@@ -223,7 +223,7 @@ def test_random_bytes(data: bytes, size: int, allow_raw: bool) -> None:
         assert (image is not None) == (data[56:60] == b"ARM\x64")
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(0, 63), st.integers(0, 255))
 def test_mutations(at: int, value: int) -> None:
     data = bytearray(DEBIAN)

@@ -29,7 +29,7 @@ from tests.unit.boot_images import (
     stub,
 )
 
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100)
 
 # "Calculated message digest" of osslsigncode 2.9 after signing with -h sha1, sha256, sha384.
 STUB_DIGESTS = {

@@ -13,7 +13,7 @@ from recipes.errors import FormatError
 from recipes.formats.aws_uefi_data import Header, read, write
 from recipes.formats.efi import Variable
 
-QUIET = settings(max_examples=100, deadline=None, derandomize=True)
+QUIET = settings(max_examples=100)
 VENDOR = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 REF = " [python-uefivars 47291b3fb6]"
 HUGE = 2**64 - 1

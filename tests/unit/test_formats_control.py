@@ -121,7 +121,7 @@ NAMES = st.from_regex(r"[A-Z][A-Za-z0-9-]{0,8}", fullmatch=True)
 LINES = st.text("aZ0:#-.,éß", max_size=12)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         NAMES.map(str.upper), st.tuples(LINES, st.lists(LINES.filter(bool), max_size=3)), min_size=1
@@ -132,7 +132,7 @@ def test_round_trip(values: dict[str, tuple[str, list[str]]]) -> None:
     assert control.parse(Paragraph(fields).render().encode(), "c") == Paragraph(fields)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.one_of(st.binary(max_size=60), st.tuples(st.integers(0, len(TEXT)), st.binary(max_size=6))))
 def test_random_bytes_never_escape(change: bytes | tuple[int, bytes]) -> None:
     data = change if isinstance(change, bytes) else TEXT[: change[0]] + change[1] + TEXT[change[0] :]

@@ -84,7 +84,7 @@ def test_everything_reads_back() -> None:
     check(example_tree(xattrs=False))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(trees(xattrs=False))
 def test_random_trees_read_back(tree: FileTree) -> None:
     check(tree)
@@ -181,7 +181,7 @@ ENTRIES = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(ENTRIES, max_size=5), st.integers(0, 600))
 def test_entries_pack_and_read_back(entries: list[CpioEntry], padding: int) -> None:
     packed = pack_entries(entries)
@@ -307,7 +307,7 @@ def test_bad_archives(data: bytes, message: str) -> None:
     assert str(caught.value) == message
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.one_of(
         st.binary(max_size=400),

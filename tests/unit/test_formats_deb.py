@@ -223,7 +223,7 @@ def test_greedy_decoders_are_refused() -> None:
         list(decompress([data], Compression.ZSTD, source="s", limit=10))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.sampled_from(sorted(COMPRESSORS)), st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)
 )
@@ -242,7 +242,7 @@ def test_mutations_never_escape(
         pass
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=200), st.sampled_from([item for item in Compression if item is not Compression.NONE])
 )

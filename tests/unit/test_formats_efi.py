@@ -18,7 +18,7 @@ from recipes.formats.efi_signature import (
     parse_signature_lists,
 )
 
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100)
 OWNER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 # Boot0000, Boot0001 of an OVMF boot (tests/vectors/pcr/q35-512m-1cpu-secureboot.json, boot_vars).
 BOOT0000 = bytes.fromhex(

@@ -166,7 +166,7 @@ def test_a_file_too_large_for_a_program() -> None:
     )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.binary(max_size=200), st.booleans())
 def test_random_bytes_give_only_format_errors(data: bytes, ident: bool) -> None:
     with contextlib.suppress(FormatError):

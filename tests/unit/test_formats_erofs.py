@@ -72,7 +72,7 @@ def test_everything_reads_back() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(trees())
 def test_random_trees_read_back(tree: FileTree) -> None:
     check(tree)
@@ -494,7 +494,7 @@ SMALL = image_of(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(1024, 2000), st.integers(0, 255)), min_size=1, max_size=4),
     st.integers(0, len(SMALL)),

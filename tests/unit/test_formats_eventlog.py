@@ -26,7 +26,7 @@ from recipes.formats.eventlog import (
 )
 from tests.support import VECTORS
 
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100)
 SHA1, SHA256 = algorithm("sha1"), algorithm("sha256")
 REAL = gzip.decompress((VECTORS / "eventlogs" / "glinux-alex.bin.gz").read_bytes())
 

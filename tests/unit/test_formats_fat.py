@@ -19,7 +19,7 @@ from recipes.formats.fat_reader import FatFilesystem
 from recipes.formats.tree import BytesPayload, Payload
 from recipes.units import KIB, MIB
 
-FUZZ = settings(max_examples=12, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=12)
 # The least that FAT32 takes with 512-byte clusters, rounded up.
 SIZE = 34 * MIB
 EPOCH = 1700000000

@@ -19,7 +19,7 @@ from recipes.formats.fdt import (
     strings,
     walk,
 )
-from tests.unit.fdt_trees import TREE_SETTINGS, TREES, blob, words
+from tests.unit.fdt_trees import TREES, blob, words
 
 EMPTY = words(1, 0, 2, 9)  # a root with nothing in it, written down by hand
 
@@ -169,7 +169,7 @@ def test_strings_that_are_no_strings() -> None:
         strings("\ud800")
 
 
-@settings(TREE_SETTINGS, max_examples=60)
+@settings(max_examples=60)
 @given(TREES)
 def test_every_block_is_where_the_header_says(tree: Node) -> None:
     data = encode(tree)

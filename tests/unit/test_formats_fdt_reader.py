@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recipes.errors import FormatError
 from recipes.formats.fdt import Node, Property, encode, guest_region
 from recipes.formats.fdt_reader import MAX_SIZE, parse_fdt, read_fdt
-from tests.unit.fdt_trees import TREE_SETTINGS, TREES, blob, words
+from tests.unit.fdt_trees import TREES, blob, words
 
 EMPTY = words(1, 0, 2, 9)
 SECTION = "[Devicetree Specification v0.4 section 5"
@@ -235,7 +235,7 @@ def test_memory_grows_with_the_blob() -> None:
     assert peak < 40 * len(data)
 
 
-@settings(TREE_SETTINGS, max_examples=150)
+@settings(max_examples=150)
 @given(TREES, st.binary(max_size=16))
 def test_round_trip(tree: Node, tail: bytes) -> None:
     data = encode(tree)
@@ -254,13 +254,13 @@ def survives(data: bytes) -> None:
         assert read_fdt(encode(tree), "again") == tree
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.booleans())
 def test_random_bytes(data: bytes, headed: bool) -> None:
     survives(blob(data) if headed else data)
 
 
-@settings(TREE_SETTINGS, max_examples=150)
+@settings(max_examples=150)
 @given(TREES, st.randoms(use_true_random=False))
 def test_mutations(tree: Node, rng: random.Random) -> None:
     original = encode(tree)

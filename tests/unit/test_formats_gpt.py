@@ -16,7 +16,7 @@ from recipes.formats.gpt import Partition, PartitionPlan, PartitionTable, event_
 from tests.support import VECTORS
 from tests.unit.boot_images import patched
 
-FUZZ = settings(max_examples=75, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=75)
 DISK = uuid.UUID("11111111-2222-3333-4444-555555555555")
 ONE = uuid.UUID("aaaaaaaa-0000-0000-0000-000000000001")
 TWO = uuid.UUID("aaaaaaaa-0000-0000-0000-000000000002")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recipes.formats.guid import guid_bytes, guid_text
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.uuids())
 def test_same_bytes(value: UUID) -> None:
     assert guid_bytes(str(value)) == value.bytes_le

@@ -69,7 +69,7 @@ def test_it_begins_where_the_source_stands_and_ends_where_the_output_stands() ->
     assert gzip.decompress(out.getvalue()[6:]) == b"content"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=60), max_size=6), st.integers(1, 200))
 def test_round_trips(parts: list[bytes], number: int) -> None:
     data = b"".join(part * number for part in parts)
@@ -123,7 +123,7 @@ def test_a_failure_of_the_output_comes_through() -> None:
         compress_gzip(io.BytesIO(bytes(50 * CHUNK)), Full())
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 30))
 def test_rechunked(pieces: list[bytes], size: int) -> None:
     found = list(rechunked(pieces, size))

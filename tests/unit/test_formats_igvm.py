@@ -207,7 +207,7 @@ def test_lengths_are_held_against_the_headers() -> None:
         parse(igvm.seal(padding[:place] + b"\x01" + padding[place + 1 :]))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(st.data())
 def test_damage_is_a_format_error_or_harmless(data: st.DataObject) -> None:
     blob = bytearray(VALID)
@@ -223,7 +223,7 @@ def test_damage_is_a_format_error_or_harmless(data: st.DataObject) -> None:
             assert str(error).startswith("F: ")
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(st.binary(min_size=1, max_size=300))
 def test_random_headers(content: bytes) -> None:
     head = struct.pack("<4sIIIII", b"IGVM", 1, 24, len(content), 24 + len(content), 0)

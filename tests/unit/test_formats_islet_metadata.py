@@ -25,7 +25,7 @@ from recipes.formats.islet_metadata import (
 from recipes.formats.p384 import ORDER, SigningKey
 from recipes.steps.metadata import show, verify
 
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=150)
 
 KEY = SigningKey.from_scalar(0x1234567, "key")
 OTHER = SigningKey.from_scalar(0x7654321, "key")

@@ -19,7 +19,7 @@ from recipes.formats.tree import FileTree
 
 from .kmod_samples import RELEASE, ROOT, make_module, sample_modules, sample_tree
 
-FUZZ = settings(max_examples=120, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=120)
 MODULE = sample_modules()["kernel/drivers/gamma.ko"]
 
 # The index of the keys `as` and `at` (values `1` and `2`), laid out by hand from libkmod-index.h.

@@ -364,7 +364,7 @@ _PATTERNS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(_PATTERNS)
 def test_canonical_bytes_are_what_json_writes(pattern: Object) -> None:
     """The foreign writer is json's; what it wrote fits the pattern it came from."""
@@ -383,7 +383,7 @@ def test_a_range_takes_no_truth_value() -> None:
         capture(NumberHole("n", 0, 1), True, "x")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 32767), st.integers(0, 255)), min_size=1, max_size=4),
     st.booleans(),
@@ -402,7 +402,7 @@ def test_mutations_raise_format_errors_only(changes: list[tuple[int, int]], cut:
         assert str(error).startswith("disk: ")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=3000), st.text('{}[]",:\\u0019eE+-.ntf "', max_size=400).map(str.encode)))
 def test_random_text_raises_format_errors_only(text: bytes) -> None:
     for forged in (forge.with_text(_GOOD, text), forge.with_text(_GOOD, b"{" + text + b"}")):

@@ -86,7 +86,7 @@ def test_an_area_is_padded_with_zeros() -> None:
     assert keyslot.unseal(slot, area, b"x", 64) == bytes(64)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(st.binary(min_size=64, max_size=64), st.binary(max_size=70), st.binary(min_size=32, max_size=32))
 def test_what_is_sealed_is_unsealed(key: bytes, passphrase: bytes, salt: bytes) -> None:
     slot = Keyslot(Pbkdf2(1000), salt)

@@ -86,7 +86,7 @@ def test_sectors_are_whole() -> None:
     assert str(caught.value) == "data to encrypt: 512 bytes are not whole sectors of 4096; pad it"
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(0, 5), st.integers(0, 2**64 - 64), st.sampled_from([512, 4096]), st.binary(max_size=40))
 def test_what_is_encrypted_is_decrypted(sectors: int, first: int, size: int, seed: bytes) -> None:
     cipher = SectorCipher(KEY, size)

@@ -209,7 +209,7 @@ def matching(draw: st.DrawFn) -> tuple[int, bytes]:
     return index, forge.resealed(bytes(out))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(matching())
 def test_whatever_matches_is_read(example: tuple[int, bytes]) -> None:
     index, data = example
@@ -237,7 +237,7 @@ def _changed(data: bytes, at: int, change: int, *, both: bool) -> bytes:
     return forge.resealed(bytes(out))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.integers(0, len(EXAMPLES) - 1),
     st.integers(0, 32767),
@@ -397,7 +397,7 @@ def test_fill_wants_every_hole() -> None:
     assert str(caught.value) == "luks2 header: primary.salt has no value"
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.integers(0, 40000), st.integers(0, 290816))
 def test_any_bytes_have_an_answer(patch: bytes, at: int, size: int) -> None:
     data = (good(0)[:at] + patch + good(0)[at + len(patch) :])[:size]

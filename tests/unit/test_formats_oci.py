@@ -291,14 +291,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), JSON, max_size=5))
 def test_unknown_fields_survive(more: dict[str, Any]) -> None:
     document = {**more, **INDEX_DOCUMENT}
     assert json.loads(redirect_index(dumps(document), "i", {})) == document
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(JSON)
 def test_json_reads_as_python_reads_it(value: Any) -> None:
     assert read_json(dumps(value), "j") == value
@@ -316,13 +316,13 @@ def only_format_errors(kind: str, data: bytes) -> None:
         pass
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(READERS)), st.binary(max_size=60))
 def test_random_bytes(kind: str, data: bytes) -> None:
     only_format_errors(kind, data)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(READERS)), st.data())
 def test_damaged_bytes(kind: str, data: st.DataObject) -> None:
     document = bytearray(dumps(DOCUMENTS[kind]))
@@ -332,7 +332,7 @@ def test_damaged_bytes(kind: str, data: st.DataObject) -> None:
     only_format_errors(kind, bytes(document))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(READERS)), st.data())
 def test_other_values_anywhere(kind: str, data: st.DataObject) -> None:
     document = DOCUMENTS[kind]

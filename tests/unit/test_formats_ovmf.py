@@ -12,7 +12,7 @@ from recipes.errors import FormatError
 from recipes.formats import firmware_volume as fv
 from recipes.formats import ovmf
 
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100)
 NAME = UUID("00112233-4455-6677-8899-aabbccddeeff")
 FFS2 = fv.EFI_FIRMWARE_FILE_SYSTEM2
 LZMA = ovmf.LZMA_CUSTOM_DECOMPRESS

@@ -215,7 +215,7 @@ def test_metadata_that_is_not_read() -> None:
     assert parse_footer(tdx, "F", size=0x10_0000).tdx_metadata == 0x10_0000 - 0x9000
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.data())
 def test_changed_bytes_are_read_or_refused(data: st.DataObject) -> None:
     image = bytearray(GOOD[-0x1000:])
@@ -230,7 +230,7 @@ def test_changed_bytes_are_read_or_refused(data: st.DataObject) -> None:
     assert footer.size == end
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.binary(max_size=300), st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes, table: bytes) -> None:
     tail = table + struct.pack("<H", len(table) + 18) + GOOD[FOOTER_AT + 2 : FOOTER_AT + 18] + bytes(32)

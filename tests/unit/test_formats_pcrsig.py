@@ -155,7 +155,7 @@ def test_deep_and_long_documents() -> None:
             pcrsig.parse(data, "pcrsig")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.builds(
@@ -176,7 +176,7 @@ def test_entries_come_back(entries: list[PcrSignature]) -> None:
     assert pcrsig.render(found) == pcrsig.render(entries)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(mutations(SYSTEMD[:1000] + b'"}]}', document()))
 def test_only_format_errors_come_out(data: bytes) -> None:
     try:

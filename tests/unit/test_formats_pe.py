@@ -19,7 +19,7 @@ from tests.unit.boot_images import (
     stub,
 )
 
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=150)
 
 
 def test_struct_sizes() -> None:

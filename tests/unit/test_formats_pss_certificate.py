@@ -202,7 +202,7 @@ def test_another_kind_of_key_signs_otherwise() -> None:
         read_certificate(found.der, "x")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=mutations(real_certificate("turin-v5"), chip().ark.der))
 def test_whatever_the_bytes_are(data: bytes) -> None:
     for read in (

@@ -131,7 +131,7 @@ def test_tables_that_are_none(make: Callable[[], bytes], error: str) -> None:
 TABLE = table((ASK_GUID, b"?"), (VCEK_GUID, real_certificate("milan-v3")))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=mutations(TABLE, TABLE[:100]))
 def test_whatever_the_bytes_are(data: bytes) -> None:
     try:
@@ -141,7 +141,7 @@ def test_whatever_the_bytes_are(data: bytes) -> None:
         return
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=mutations(real_certificate("turin-v5")))
 def test_whatever_a_certificate_says(data: bytes) -> None:
     try:

@@ -143,7 +143,7 @@ def test_a_tcb_of_another_size() -> None:
         read_tcb(bytes(7), TcbLayout.TURIN, "tcb")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=mutations(*map(real_report, REAL)))
 def test_whatever_the_bytes_are(data: bytes) -> None:
     try:

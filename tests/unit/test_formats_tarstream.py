@@ -267,7 +267,7 @@ PAX_SAMPLE = tar(entry("d/" + "f" * 120, b"x" * 700), symlink("s", "t" * 120), f
 ]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.sampled_from([SAMPLE, PAX_SAMPLE]),
     st.integers(0, 5119),

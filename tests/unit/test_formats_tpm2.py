@@ -119,7 +119,7 @@ banks = st.lists(st.sampled_from(list(HASHES)), unique=True)
 registers = st.sets(st.integers(0, 23)).map(lambda each: tuple(sorted(each)))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     banks.flatmap(lambda kinds: st.tuples(*(st.builds(PcrSelection, st.just(k), registers) for k in kinds)))
 )
@@ -127,7 +127,7 @@ def test_selections_come_back(selections: tuple[PcrSelection, ...]) -> None:
     assert read(pack_selections(selections)) == selections
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(mutations(bytes.fromhex("00000002000b03800800000c03000800")))
 def test_only_format_errors_come_out(data: bytes) -> None:
     try:

@@ -70,7 +70,7 @@ def test_bad_quotes() -> None:
         replace(attest, body=bytes(4) + b"\0\x41" + bytes(65)).quote("quote")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.binary(max_size=66),
     st.binary(max_size=66),
@@ -95,7 +95,7 @@ def test_attestations_come_back(
     assert attest.quote() == quote
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(mutations(QUOTE, bytes.fromhex(RECORD["certify"]["message"])))
 def test_only_format_errors_come_out(data: bytes) -> None:
     try:
@@ -185,7 +185,7 @@ def test_bad_signatures(data: str, message: str) -> None:
     assert str(caught.value) == message + SPEC
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(mutations(*SIGNATURES))
 def test_only_format_and_verify_errors_come_out(data: bytes) -> None:
     try:

@@ -141,7 +141,7 @@ def test_a_secret_is_not_in_a_message() -> None:
         assert "passphrase" not in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(mutations(Credential(bytes(34) + bytes(range(16)), bytes(68)).pack()))
 def test_only_format_errors_come_out(data: bytes) -> None:
     with contextlib.suppress(FormatError):

@@ -187,7 +187,7 @@ def test_numbers_that_are_no_key() -> None:
         even.public_key("key")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(mutations(RSA, ECC, ENDORSEMENT))
 def test_only_format_errors_come_out(data: bytes) -> None:
     try:
@@ -240,7 +240,7 @@ def test_an_ordinary_index() -> None:
     assert read_nv_public(index.pack(), "index") == index
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(mutations(COUNTER))
 def test_only_format_errors_come_out_of_nv_areas(data: bytes) -> None:
     with contextlib.suppress(FormatError):

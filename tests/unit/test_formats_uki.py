@@ -25,7 +25,7 @@ from tests.unit.boot_images import (
     stub,
 )
 
-FUZZ = settings(max_examples=50, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=50)
 
 
 def payload(**extra: bytes) -> list[UkiSection]:

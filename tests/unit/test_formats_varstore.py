@@ -13,7 +13,7 @@ from recipes.formats.efi import Variable
 from recipes.formats.efi_signature import SignatureData, SignatureList, parse_signature_lists
 from recipes.formats.varstore import read, secure_boot_variables, write
 
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=100)
 VENDOR = UUID("00112233-4455-6677-8899-aabbccddeeff")
 NV_DATA = UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
 AUTHENTICATED = UUID("aaf32c78-947b-439a-a180-2e144ec37792")

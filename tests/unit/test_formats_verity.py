@@ -125,7 +125,7 @@ def reference(data: bytes, salt: bytes) -> bytes:
         blocks = [digests[start : start + 4096].ljust(4096, b"\0") for start in range(0, len(digests), 4096)]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     blocks=st.lists(
         st.sampled_from([bytes(4096), b"\1" * 4096, b"\0" * 4095 + b"\1"]), min_size=1, max_size=300
@@ -337,7 +337,7 @@ def test_a_truncated_superblock() -> None:
         VeritySuperblock.unpack(SUPERBLOCK.pack()[:511])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.one_of(
         st.binary(max_size=600),

@@ -182,7 +182,7 @@ def test_a_digest_of_the_wrong_length_is_refused() -> None:
         manifest_reader.load(text, "golden.json")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_manifests_give_format_errors_only(data: st.DataObject) -> None:
     text = TEXT
@@ -315,7 +315,7 @@ def test_complete_only_with_its_end() -> None:
     assert not is_complete(whole[: whole.index(b"GOLDSMITH-REPORT END")])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_hostile_consoles_give_format_errors_only(data: st.DataObject) -> None:
     text = console({"facts": b"state=running\n", "pcrs": b"sha1 4 " + b"00" * 20 + b"\n"})

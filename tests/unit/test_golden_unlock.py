@@ -246,7 +246,7 @@ def test_a_digest_that_does_not_follow_is_refused() -> None:
         manifest_reader.load(wrong, "golden.json")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_policies_give_format_errors_only(data: st.DataObject) -> None:
     start, end = TEXT.index('"unlock"'), TEXT.index('"name": "a"')

@@ -77,14 +77,14 @@ MEASUREMENT = "\n".join(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(POLICY, max_size=3))
 def test_both_forms_hold_what_was_written(policies: list[AppraisalPolicy]) -> None:
     assert policy.load_text(policy.dump_text(policies), "text") == tuple(policies)
     assert policy.load_binary(policy.dump_binary(policies), "binary") == tuple(policies)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_other_bytes_are_refused_as_such(data: bytes) -> None:
     try:

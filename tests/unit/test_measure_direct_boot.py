@@ -170,7 +170,7 @@ def test_a_wrong_video_mode() -> None:
     assert str(caught.value) == message
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0x1F0, 0x240), st.integers(0, 255)), max_size=6), st.integers(0, 3000))
 def test_mutated_kernels_parse_or_are_refused(changes: list[tuple[int, int]], size: int) -> None:
     data = bytearray(bzimage(body=100))

@@ -150,7 +150,7 @@ def painted(ranges: list[tuple[int, int, E820Type]]) -> list[E820Type | None]:
     return pages
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(0, PAGES - 1), st.integers(1, 8), st.sampled_from([RAM, RESERVED, ACPI])),

@@ -46,7 +46,7 @@ def expected(data: bytes, lead: int, algorithm: HashAlgorithm) -> bytes:
     return b"".join(hashlib.new(algorithm.value, page).digest() for page in pages)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.integers(1, 20000),
     st.integers(0, 4095),

@@ -268,7 +268,7 @@ def test_too_many_pages() -> None:
         image(file(*areas))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(st.data())
 def test_damage_is_an_error_or_harmless(data: st.DataObject) -> None:
     blob = bytearray(file(igvm.area(), igvm.page(0, ONE), igvm.page(0x1000), igvm.insert(0x8000), BSP))

@@ -11,7 +11,7 @@ from recipes.errors import MeasureError
 from recipes.measure.islet import ProvisionedApplication, rem_after, rem_sets
 from recipes.measure.trace import HashAlgorithm
 
-FUZZ = settings(max_examples=60, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=60)
 ZERO = bytes(32)
 
 

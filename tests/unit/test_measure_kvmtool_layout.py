@@ -278,7 +278,7 @@ def test_refused(
     assert str(caught.value) == message
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     memory=st.one_of(st.integers(1, 600 * MIB), st.integers(1, 300).map(lambda size: size * MIB)),
     base=st.integers(0x8_0000, 0x20_0000).map(lambda page: page << 12),

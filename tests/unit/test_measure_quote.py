@@ -302,7 +302,7 @@ def test_records_without_a_log_prove_nothing() -> None:
     assert verify_quote(made, public("ecdsa"), NONCE, [RECORDED]).machine == "recorded"
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(mutations(field("ecdsa", "message")))
 def test_no_other_message_is_accepted(data: bytes) -> None:
     original = evidence("ecdsa")
@@ -312,7 +312,7 @@ def test_no_other_message_is_accepted(data: bytes) -> None:
         verify_quote(replace(original, attest=data), public("ecdsa"), NONCE, [RECORDED])
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(mutations(field("rsassa", "signature")))
 def test_no_other_signature_is_accepted(data: bytes) -> None:
     original = evidence("rsassa")
@@ -322,7 +322,7 @@ def test_no_other_signature_is_accepted(data: bytes) -> None:
         verify_quote(replace(original, signature=data), public("rsassa"), NONCE, [RECORDED])
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 @given(mutations(field("rsassa", "message")[70:]))
 def test_only_known_errors_come_out_of_what_is_signed(data: bytes) -> None:
     """A hostile TPM signs anything."""

@@ -65,7 +65,7 @@ def operations() -> st.SearchStrategy[Operation]:
     )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(
     st.lists(st.lists(operations(), max_size=3), min_size=1, max_size=4),
     st.lists(operations(), max_size=3),
@@ -279,7 +279,7 @@ def test_refused_sizes(name: str) -> None:
     assert str(caught.value) == message
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, 2000), st.integers(1, 3000), st.integers(0, 2))
 def test_blocks_one_by_one(first: int, pages: int, large: int) -> None:
     """Against the rule written as it stands: the largest block that is aligned and fits, again and again."""

@@ -201,7 +201,7 @@ def test_a_refused_call_changes_nothing() -> None:
         assert (made.rim, made.rems) == before
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.sampled_from([(SHA256, RMM_1_0), (SHA512, RMM_1_0), (SHA384, RMM_2_0)]),
     st.lists(st.binary(max_size=40), min_size=1, max_size=12),
@@ -219,7 +219,7 @@ def test_many_granules_are_one_after_the_other(
     assert one.rim == many.rim
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(1, 20), st.sampled_from([0x1000, 0x20_0000]))
 def test_many_ripas_entries_are_one_after_the_other(count: int, block: int) -> None:
     one, many = realm(), realm()

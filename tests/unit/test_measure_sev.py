@@ -376,7 +376,7 @@ def test_what_if_of_kernels() -> None:
     assert "-kernel: K, sha256 ba7816bf" in text
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.data())
 def test_changed_firmware_is_measured_or_refused(data: st.DataObject) -> None:
     image = bytearray(fw.firmware(size=0x1000))

@@ -123,7 +123,7 @@ def test_bad_logs(text: bytes, message: str) -> None:
     assert str(caught.value) == f"log: {message}"
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.binary(max_size=80), st.integers(0, 2**32))
 def test_only_format_errors_come_out(noise: bytes, seed: int) -> None:
     text = bytearray(sequence(RECORD, RECORD))

@@ -106,7 +106,7 @@ def test_all_mistakes_come_at_once_in_file_order() -> None:
     ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(lambda data: data.decode("latin-1"))))
 def test_nothing_but_spec_errors_comes_out(text: str) -> None:
     try:
@@ -115,7 +115,7 @@ def test_nothing_but_spec_errors_comes_out(text: str) -> None:
         assert str(error).startswith("x.yaml:")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.data())
 def test_mutated_recipes_give_spec_errors_only(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(GOOD) - 1))

@@ -241,13 +241,13 @@ def only_spec_errors(text: str) -> None:
         load(text, FILES)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.text(max_size=200))
 def test_nothing_but_a_spec_error_comes_out_of_text(text: str) -> None:
     only_spec_errors(text)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32))
 def test_nothing_but_a_spec_error_comes_out_of_changed_files(seed: int) -> None:
     chance = random.Random(seed)

@@ -83,7 +83,7 @@ def test_an_image_that_is_not_there(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=120), st.booleans())
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_any_bytes_are_an_image_or_a_format_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, head: bool
 ) -> None:

@@ -245,7 +245,7 @@ PACKAGES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.lists(PACKAGES, max_size=4, unique_by=lambda package: (package.name, package.architecture)),
     st.dictionaries(GROUPS, st.sets(NAMES, max_size=3), max_size=3),
@@ -267,7 +267,7 @@ def test_round_trip(packages: list[LockedPackage], asked: dict[str, set[str]]) -
     ]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.integers(0, len(TEXT)),
     st.one_of(st.binary(max_size=4), st.text("{}[]:,&*!|>'\"%@`#-? \n\tab01", max_size=6)),
@@ -279,7 +279,7 @@ def test_mutations_never_escape(offset: int, patch: bytes | str) -> None:
         lock.parse(data, "x.lock")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.binary(max_size=80))
 def test_random_bytes_never_escape(data: bytes) -> None:
     with pytest.raises(SpecError):

@@ -451,7 +451,7 @@ def only_format_errors(source: Path, folder: Path) -> None:
         import_image(source, fresh(folder))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damaged_archives(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     archive = bytearray(tar(*members(one_image((tar(*ROOT), "")).files()))[:12288])
@@ -463,7 +463,7 @@ def test_damaged_archives(tmp_path_factory: pytest.TempPathFactory, data: st.Dat
     only_format_errors(folder / "src.tar", folder)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damaged_layers_with_right_digests(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

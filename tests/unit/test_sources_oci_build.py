@@ -65,7 +65,7 @@ def built(tmp_path: Path, tree: FileTree | None = None, name: str = "image", **o
     return folder
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(trees())
 def test_archives_as_tarfile_reads_them(tree: FileTree) -> None:
     judge(tree)
@@ -141,7 +141,7 @@ def test_the_order_of_filling_changes_nothing() -> None:
         assert {member.mtime for member in found} == {0}
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(trees())
 def test_our_reader_agrees(tree: FileTree) -> None:
     found = dict(entries(BytesArchive(archive(tree), "t")))

@@ -65,7 +65,7 @@ def test_good_layers(kind: MediaType, format_: int) -> None:
     check(tar(directory("abs"), entry("abs/x"), format_=format_), links, kind=kind)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(SIZES)
 def test_pieces_of_any_size(step: int) -> None:
     check(tar(*GOOD), step=step)

@@ -176,7 +176,7 @@ def judged(name: str, script: bytes) -> Provider | None:
         return None
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, len(SCRIPT)), st.integers(0, 40), st.binary(max_size=40))
 def test_a_mutated_provider_is_read_or_refused(start: int, drop: int, patch: bytes) -> None:
     provider = judged("a", SCRIPT[:start] + patch + SCRIPT[start + drop :])
@@ -186,7 +186,7 @@ def test_a_mutated_provider_is_read_or_refused(start: int, drop: int, patch: byt
         assert provider.summary.isprintable()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.text(max_size=20), st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(name: str, data: bytes) -> None:
     assert judged("a", data) is None
@@ -207,7 +207,7 @@ _REGISTERS = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, unique=True).map(tuple),
     lists=st.tuples(_WORDS, _WORDS, _WORDS, _WORDS),

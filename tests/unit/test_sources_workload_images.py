@@ -121,7 +121,7 @@ def test_a_file_that_is_twice_in_it(tmp_path: Path) -> None:
         read_archive(path, "amd64")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 def test_nothing_but_a_format_error_comes_out_of_changed_archives(
     tmp_path_factory: pytest.TempPathFactory, seed: int

@@ -193,7 +193,7 @@ SMALL = dump_captures(
 
 
 @given(st.integers(0, len(SMALL) - 1), st.sampled_from('{}[]",:0z\\ '), st.integers(0, 3))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_mutations_give_captures_or_a_format_error(at: int, character: str, removed: int) -> None:
     with contextlib.suppress(FormatError):
         load_captures(SMALL[:at] + character + SMALL[at + removed :], "c")

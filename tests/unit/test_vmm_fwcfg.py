@@ -93,7 +93,7 @@ def test_a_broken_memory_map() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_any_directory_gives_files_or_a_format_error(data: bytes) -> None:
     try:
         files = read_directory(Device({0x19: data}))

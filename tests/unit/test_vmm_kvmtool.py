@@ -227,7 +227,7 @@ def launches(draw: st.DrawFn) -> tuple[KvmtoolMachine, KvmtoolFiles]:
 MACHINE_DEFAULTS = {"name": "realm"}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(launches())
 def test_what_is_rendered_is_read_again(launch: tuple[KvmtoolMachine, KvmtoolFiles]) -> None:
     machine, files = launch

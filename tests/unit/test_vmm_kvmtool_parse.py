@@ -707,7 +707,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(WORDS, st.sampled_from([None, "kvmtool-eac5", REL0]), st.booleans())
 def test_no_command_line_breaks_the_parser(words: list[str], profile: str | None, whole: bool) -> None:
     argv = ["lkvm", "run", *(BASE.split()[1:] if whole else []), *words]
@@ -720,7 +720,7 @@ def test_no_command_line_breaks_the_parser(words: list[str], profile: str | None
         parsed.machine.identity()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.sampled_from([option.name for option in OPTIONS if option.kind is not Kind.FLAG]), JUNK)
 def test_no_value_breaks_the_parser(name: str, value: str) -> None:
     try:
@@ -729,7 +729,7 @@ def test_no_value_breaks_the_parser(name: str, value: str) -> None:
         assert str(error).isprintable()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(JUNK, st.tuples(st.sampled_from(["num_bps", "lpa2"]), JUNK).map("=".join))))
 def test_no_host_word_breaks_the_parser(words: list[str]) -> None:
     try:

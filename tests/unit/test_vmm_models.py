@@ -185,7 +185,7 @@ TEXT = json.dumps({"schema": 1, "firmware": json.loads(DATA.read_text())["firmwa
 
 
 @given(st.integers(0, len(TEXT) - 1), st.sampled_from('{}[]",:0z\\ '), st.integers(0, 5))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_mutations_give_facts_or_a_format_error(at: int, character: str, removed: int) -> None:
     with contextlib.suppress(FormatError):
         load_firmware(TEXT[:at] + character + TEXT[at + removed :], "f")

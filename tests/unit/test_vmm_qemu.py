@@ -151,7 +151,7 @@ def launches(draw: st.DrawFn) -> tuple[QemuMachine, LaunchFiles]:
 
 
 @given(launches())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_what_is_rendered_is_read_back(launch: tuple[QemuMachine, LaunchFiles]) -> None:
     machine, files = launch
     firmware = machine.firmware

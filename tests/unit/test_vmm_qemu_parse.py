@@ -441,7 +441,7 @@ WORDS = [*sorted(set(BASE.split()[1:] + TPM.split())), "", "-", "--", "=", ",,",
 
 
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=8), max_size=12), st.integers(0, 12))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_any_words_give_a_machine_or_a_measure_error(words: list[str], at: int) -> None:
     line = BASE.split()
     line[1 + at : 1 + at] = words

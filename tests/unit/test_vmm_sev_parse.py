@@ -582,7 +582,7 @@ WORDS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=12), max_size=16), st.text(max_size=40))
 def test_any_words_are_read_or_refused(words: list[str], text: str) -> None:
     for call in (

@@ -215,7 +215,10 @@ def test_bad_captures(edit: Callable[[dict[str, Any]], None], message: str) -> N
         ("", f"c: no JSON: Expecting value: line 1 column 1 (char 0){GIVE}"),
         ('{"schema": 2}', "c: schema 2; this version reads schema 1"),
         ("[]", f"c: not a JSON object{GIVE}"),
-        ('{"schema": ' + "7" * 5000 + "}", f"c: no JSON: a number has thousands of digits{GIVE}"),
+        (
+            '{"schema": ' + "7" * 5000 + "}",
+            f"c: no JSON: a number has 5000 digits, at most 100 are read{GIVE}",
+        ),
         (
             '{"schema": 1, "captures": []}',
             (
@@ -244,7 +247,7 @@ def test_two_captures_of_one_machine_are_refused() -> None:
 TEXT = dump_captures([CAPTURE, SMALLER])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, len(TEXT) - 1), st.sampled_from('"{}[],:0x\\ ÿ'), st.integers(0, 40))
 def test_mutations_give_captures_or_a_format_error(at: int, character: str, removed: int) -> None:
     with contextlib.suppress(FormatError):

@@ -550,14 +550,14 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(st.sampled_from(OPTIONS), VALUES), max_size=8), st.booleans())
 def test_any_words_parse_or_are_refused(more: list[str], tables_only: bool) -> None:
     with contextlib.suppress(MeasureError):
         parse([*words(TCG), *more], tables_only=tables_only)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.text(alphabet="vendorphys-bits=amdintel0x9\0", max_size=16), max_size=3))
 def test_any_facts_parse_or_are_refused(items: list[str]) -> None:
     with contextlib.suppress(MeasureError):

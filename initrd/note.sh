@@ -80,5 +80,5 @@ may_format() {
             "attach this machine's own disk, or make the provider forget it to begin anew"
     fi
     # Whoever may use the TPM can also make it forget, so that a new volume is said aloud in any case.
-    warn "unlock $volume: $device is BLANK and is formatted; if it ever held data, the host has wiped them"
+    complain "unlock $volume: $device is BLANK and is formatted; if it ever held data, the host has wiped them"
 }

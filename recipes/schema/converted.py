@@ -31,6 +31,7 @@ from .cvm import (
     UkiSpec,
     UnitName,
     check_architecture,
+    check_cap,
     check_disk,
     check_initramfs,
     check_kernel_cmdline,
@@ -226,3 +227,4 @@ def _check_overlays(marks: Marks, recipe: ConvertedRecipe, root: Path) -> None:
 
 def _check_volume(marks: Marks, recipe: ConvertedRecipe, root: Path) -> None:
     check_unlock(marks, ("root",), recipe.root, root)
+    check_cap(marks, ("root",), recipe.root, recipe.initramfs.tpm)

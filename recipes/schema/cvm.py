@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 
 from ..errors import suggestion
 from ..machine import QemuMachine, SnpMachine
-from ..reader import Marks, Size, Text
+from ..reader import Marks, Place, Size, Text
 from ..record import dataclass, field
 from ..units import MIB
 from .attest import AttestSpec, check_attest
@@ -281,6 +281,7 @@ def _check_overlays(marks: Marks, recipe: Recipe, root: Path) -> None:
 
 def _check_volume(marks: Marks, recipe: Recipe, root: Path) -> None:
     check_unlock(marks, ("data",), recipe.data, root)
+    check_cap(marks, ("data",), recipe.data, recipe.initramfs.tpm)
     check_format(marks, ("data",), recipe.data, recipe.data.format)
     if recipe.data.format is FormatPolicy.NEVER and recipe.data.integrity is not VolumeIntegrity.NONE:
         what = "integrity tags are the kernel's to write, and with format never the build makes the volume"
@@ -326,6 +327,14 @@ def check_snp(marks: Marks, recipe: BootRecipe) -> None:
         needs_tpm=recipe.initramfs.tpm is TpmPolicy.REQUIRED,
         own_words_only=recipe.profile is Profile.RELEASE,
     )
+
+
+def check_cap(marks: Marks, place: Place, spec: UnlockSpec, tpm: TpmPolicy) -> None:
+    """Notes providers whose key the running system could have again, were PCR 11 not extended after them."""
+    for index, name in enumerate(spec.unlock):
+        if name in ("tpm2", "kbs") and tpm is TpmPolicy.IF_PRESENT:
+            what = f"provider {name} gives its key to the initramfs alone, whose end PCR 11 must show"
+            marks.add((*place, "unlock", index), f"{what}; write initramfs.tpm: required")
 
 
 def check_initramfs(marks: Marks, recipe: BootRecipe) -> None:

@@ -141,11 +141,38 @@ class ExecSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SnpSpec:
-    """Options of provider ``snp-derived-key``."""
+    """Options of provider ``snp-derived-key``.
+
+    Attributes:
+        guest_svn: mixed in as well, and no more than the SVN of the launch's ID block.
+        tcb_version: mixed in as well, and no more than the processor's own; the 64 bits of TCB_VERSION.
+    """
 
     fields: tuple[SnpField, ...] = SNP_NEEDED
+    guest_svn: int | None = None
+    tcb_version: int | None = None
     root: SnpRoot = SnpRoot.VCEK
     vmpl: int = 0
+
+
+class CcaField(Enum):
+    """What a sealing key of Islet is mixed with. Spec: Islet, sealing key of the RSI, flags."""
+
+    KEY = "key"
+    RIM = "rim"
+    REALM_ID = "realm-id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcaSpec:
+    """Options of provider ``cca-sealing-key``.
+
+    Attributes:
+        svn: mixed in as well, and no more than that of the realm's metadata.
+    """
+
+    fields: tuple[CcaField, ...] = (CcaField.REALM_ID,)
+    svn: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +195,18 @@ class UnlockSpec:
     kbs: KbsSpec | None = None
     exec: ExecSpec | None = None
     snp: SnpSpec | None = None
+    cca: CcaSpec | None = None
     escrow: FilePath | None = None
 
 
 # The key of a volume that has options for a provider, and that provider.
-OPTIONS = {"tpm2": "tpm2", "kbs": "kbs", "exec": "exec", "snp": "snp-derived-key"}
+OPTIONS = {
+    "tpm2": "tpm2",
+    "kbs": "kbs",
+    "exec": "exec",
+    "snp": "snp-derived-key",
+    "cca": "cca-sealing-key",
+}
 _NEEDED = ("kbs", "exec")
 
 
@@ -203,6 +237,9 @@ def _check_options(marks: Marks, place: Place, spec: UnlockSpec) -> None:
         _check_tpm2(marks, (*place, "tpm2"), spec.tpm2)
     if spec.snp is not None:
         _check_snp(marks, (*place, "snp"), spec.snp)
+    if spec.cca is not None:
+        _check_fields(marks, (*place, "cca"), spec.cca.fields)
+        _check_number(marks, (*place, "cca", "svn"), spec.cca.svn, 64)
     if spec.kbs is not None and spec.kbs.activate and spec.kbs.tee is not TeeReport.NONE:
         what = "activate and tee exclude each other, because a broker trusts one kind of proof; remove one"
         marks.add((*place, "kbs", "tee"), f"{_dotted(place)}.kbs: {what}")
@@ -236,10 +273,24 @@ def check_seconds(marks: Marks, place: Place, value: int) -> None:
 def _check_snp(marks: Marks, place: Place, spec: SnpSpec) -> None:
     if not 0 <= spec.vmpl <= 3:
         marks.add((*place, "vmpl"), f"vmpl {spec.vmpl} is not 0 to 3")
+    _check_fields(marks, place, spec.fields)
+    _check_number(marks, (*place, "guest_svn"), spec.guest_svn, 32)
+    _check_number(marks, (*place, "tcb_version"), spec.tcb_version, 64)
     missing = [field.value for field in SNP_NEEDED if field not in spec.fields]
     if missing:
         what = f"without {missing[0]} a host gets the same key with a guest of its own; add it"
         marks.add((*place, "fields"), what)
+
+
+def _check_fields(marks: Marks, place: Place, fields: tuple[SnpField, ...] | tuple[CcaField, ...]) -> None:
+    for index, field in enumerate(fields):
+        if field in fields[:index]:
+            marks.add((*place, "fields", index), f"{field.value} is listed twice")
+
+
+def _check_number(marks: Marks, place: Place, value: int | None, bits: int) -> None:
+    if value is not None and not 1 <= value < 1 << bits:
+        marks.add(place, f"{place[-1]} {value} is not 1 to 2**{bits}-1")
 
 
 def _check_tpm2(marks: Marks, place: Place, spec: Tpm2Spec) -> None:

@@ -11,7 +11,10 @@ from ..errors import FormatError, SpecError
 from ..record import dataclass, replace
 from ..schema import ConvertedImage, DiskImage
 from ..schema.volumes import (
+    CcaField,
+    CcaSpec,
     FormatPolicy,
+    SnpField,
     SnpSpec,
     TeeReport,
     Tpm2Spec,
@@ -284,13 +287,26 @@ def _options(spec: UnlockSpec) -> dict[str, str]:
     if spec.exec is not None:
         options["EXEC_PROGRAM"] = f"/{spec.exec.program}"
     if "snp-derived-key" in spec.unlock:
-        snp = spec.snp or SnpSpec()
-        options |= {
-            "DERIVE_FIELDS": ",".join(field.value for field in snp.fields),
-            "DERIVE_ROOT": snp.root.value,
-            "DERIVE_VMPL": str(snp.vmpl),
-        }
+        options |= _snp_options(spec.snp or SnpSpec())
+    if "cca-sealing-key" in spec.unlock:
+        cca = spec.cca or CcaSpec()
+        options["DERIVE_FLAGS"] = _choices(cca.fields, svn=cca.svn) or "none"
     return options
+
+
+def _snp_options(spec: SnpSpec) -> dict[str, str]:
+    numbers = {"guest-svn": spec.guest_svn, "tcb-version": spec.tcb_version}
+    return {
+        "DERIVE_FIELDS": _choices(spec.fields, **numbers),
+        "DERIVE_ROOT": spec.root.value,
+        "DERIVE_VMPL": str(spec.vmpl),
+    }
+
+
+def _choices(fields: Sequence[SnpField | CcaField], **numbers: int | None) -> str:
+    """What the helper ``derive-key`` takes: names, and names with a number."""
+    words = [field.value for field in fields]
+    return ",".join(words + [f"{name}={value}" for name, value in numbers.items() if value is not None])
 
 
 def _tpm2_options(spec: UnlockSpec) -> dict[str, str]:

@@ -8,10 +8,10 @@ import pytest
 
 from recipes.errors import SpecError
 from recipes.schema import load_image
-from recipes.schema.volumes import FormatPolicy, SnpField, TpmSealing, VolumeHeader, VolumeIntegrity
+from recipes.schema.volumes import CcaField, FormatPolicy, SnpField, TpmSealing, VolumeHeader, VolumeIntegrity
 from tests.unit.test_schema import RECIPE, write
 
-PROVIDERS = ("ephemeral", "tpm2", "kbs", "exec", "snp-derived-key", "passphrase")
+PROVIDERS = ("ephemeral", "tpm2", "kbs", "exec", "snp-derived-key", "cca-sealing-key", "passphrase")
 TAGS = "integrity tags are the kernel's to write, and with format never the build makes the volume"
 PLAIN = "data: {size: 64MiB, unlock: [ephemeral]}"
 
@@ -53,10 +53,11 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
 def test_options_of_the_other_providers(tmp_path: Path) -> None:
     data = """
   size: 64MiB
-  unlock: [kbs, exec, snp-derived-key]
+  unlock: [kbs, exec, snp-derived-key, cca-sealing-key]
   kbs: {url: "https://10.0.2.2:8443", ca: keys/broker-ca.pem, volume: data-1, machine: q35, activate: true}
   exec: {program: usr/bin/site-key}
-  snp: {fields: [measurement, policy, image-id], vmpl: 1}
+  snp: {fields: [measurement, policy, image-id], guest_svn: 3, tcb_version: 15210063316513718276, vmpl: 1}
+  cca: {fields: [rim, realm-id], svn: 2}
 """
     spec = load_image(recipe(tmp_path, data), tmp_path).recipe.data
     assert spec.format is FormatPolicy.IF_BLANK
@@ -66,6 +67,9 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
     assert spec.exec.program == "usr/bin/site-key"
     assert spec.snp is not None
     assert spec.snp.fields == (SnpField.MEASUREMENT, SnpField.POLICY, SnpField.IMAGE_ID)
+    assert (spec.snp.guest_svn, spec.snp.tcb_version) == (3, 15210063316513718276)
+    assert spec.cca is not None
+    assert (spec.cca.fields, spec.cca.svn) == ((CcaField.RIM, CcaField.REALM_ID), 2)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,24 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
             "without policy a host gets the same key with a guest of its own; add it",
         ),
         (
+            "{size: 64MiB, unlock: [snp-derived-key], snp: {fields: [measurement, policy, policy]}}",
+            "policy is listed twice",
+        ),
+        (
+            f"{{size: 64MiB, unlock: [snp-derived-key], snp: {{guest_svn: {1 << 32}}}}}",
+            f"guest_svn {1 << 32} is not 1 to 2**32-1",
+        ),
+        (
+            "{size: 64MiB, unlock: [snp-derived-key], snp: {tcb_version: 0}}",
+            "tcb_version 0 is not 1 to 2**64-1",
+        ),
+        ("{size: 64MiB, unlock: [cca-sealing-key], cca: {svn: 0}}", "svn 0 is not 1 to 2**64-1"),
+        ("{size: 64MiB, unlock: [cca-sealing-key], cca: {fields: [rim, rim]}}", "rim is listed twice"),
+        (
+            "{size: 64MiB, unlock: [cca-sealing-key], cca: {fields: [svn]}}",
+            "data.cca.fields[0]: 'svn' is not known; known: key, realm-id, rim",
+        ),
+        (
             "{size: 64MiB, unlock: [tpm2], timeout: 10}",
             "provider_timeout 30 is more than timeout 10, which is for all; write less",
         ),
@@ -165,6 +187,21 @@ def test_options_of_the_other_providers(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named(tmp_path: Path, data: str, said: str) -> None:
     assert mistakes(tmp_path, data) == [said]
+
+
+@pytest.mark.parametrize("name", ["tpm2", "kbs"])
+def test_the_end_of_the_initramfs_must_show(tmp_path: Path, name: str) -> None:
+    """Where the cap may be left out, a running system asks the TPM or the broker once more."""
+    data = f"{{size: 64MiB, unlock: [passphrase, {name}], kbs: {{url: 'https://b', ca: keys/ca.pem}}}}"
+    data = data if name == "kbs" else f"{{size: 64MiB, unlock: [passphrase, {name}]}}"
+    path = recipe(tmp_path, data)
+    load_image(path, tmp_path)
+    path.write_text(path.read_text().replace("initramfs: {", "initramfs: {tpm: if-present, "))
+    with pytest.raises(SpecError) as caught:
+        load_image(path, tmp_path)
+    (line,) = str(caught.value).splitlines()
+    what = f"provider {name} gives its key to the initramfs alone, whose end PCR 11 must show"
+    assert line.partition(": ")[2] == f"{what}; write initramfs.tpm: required"
 
 
 def test_the_place_of_a_policy_that_a_tpm_cannot_follow(tmp_path: Path) -> None:

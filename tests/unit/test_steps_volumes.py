@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from recipes.schema.volumes import FormatPolicy, KbsSpec, TeeReport, UnlockSpec
+from recipes.schema.volumes import (
+    CcaField,
+    CcaSpec,
+    FormatPolicy,
+    KbsSpec,
+    SnpField,
+    SnpRoot,
+    SnpSpec,
+    TeeReport,
+    UnlockSpec,
+)
 from recipes.steps import volumes
 from recipes.steps.volumes import Volume
 
@@ -31,6 +41,29 @@ def test_how_the_attestation_key_is_proved() -> None:
     assert options(unlock()) == given | {"KBS_ACTIVATE": "no", "KBS_TEE": "none"}
     assert options(unlock(activate=True)) == given | {"KBS_ACTIVATE": "yes", "KBS_TEE": "none"}
     assert options(unlock(tee=TeeReport.SNP)) == given | {"KBS_ACTIVATE": "no", "KBS_TEE": "snp"}
+
+
+def test_what_a_derived_key_is_mixed_with() -> None:
+    """The words are those that the helper is tested with: tests/tool/test_derive_key_helper.py."""
+    plain = {"DERIVE_FIELDS": "measurement,policy", "DERIVE_ROOT": "vcek", "DERIVE_VMPL": "0"}
+    assert options(UnlockSpec(unlock=("snp-derived-key",))) == plain
+    fields = (SnpField.MEASUREMENT, SnpField.POLICY, SnpField.FAMILY_ID)
+    snp = SnpSpec(fields=fields, guest_svn=3, tcb_version=9, root=SnpRoot.VMRK, vmpl=1)
+    assert options(UnlockSpec(unlock=("snp-derived-key",), snp=snp)) == {
+        "DERIVE_FIELDS": "measurement,policy,family-id,guest-svn=3,tcb-version=9",
+        "DERIVE_ROOT": "vmrk",
+        "DERIVE_VMPL": "1",
+    }
+
+
+def test_what_a_sealing_key_is_mixed_with() -> None:
+    assert options(UnlockSpec(unlock=("cca-sealing-key",))) == {"DERIVE_FLAGS": "realm-id"}
+    for cca, words in (
+        (CcaSpec(fields=(CcaField.RIM, CcaField.KEY), svn=2), "rim,key,svn=2"),
+        (CcaSpec(fields=(), svn=7), "svn=7"),
+        (CcaSpec(fields=()), "none"),
+    ):
+        assert options(UnlockSpec(unlock=("cca-sealing-key",), cca=cca)) == {"DERIVE_FLAGS": words}
 
 
 def test_only_an_image_that_wants_a_report_has_what_gives_it() -> None:

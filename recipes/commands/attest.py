@@ -67,7 +67,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="its workload.json; default: beside it")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="the operator's, PEM")
     parser.add_argument("--private-key", type=Path, metavar="FILE", help="PEM, of the certificate")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(command=run)
 
 

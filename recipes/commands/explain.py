@@ -42,7 +42,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--disk", metavar="FORMAT", help="of golden.json, which it boots from; default: raw")
     parser.add_argument("--register", action="append", help="this register only; may be given again")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_realm_options(parser)
     add_stage0_options(parser, files=False)
     parser.set_defaults(command=run)

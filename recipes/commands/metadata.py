@@ -14,7 +14,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     show = add_command(actions, "show", summary="what a metadata.bin says")
     show.add_argument("file", type=Path, help="metadata.bin")
-    show.add_argument("--json", action="store_true")
+    show.add_argument("--json", action="store_true", help="print it as JSON")
     show.set_defaults(command=_show)
     verify = add_command(actions, "verify", summary="check signature and fields as Islet's RMM does")
     verify.add_argument("file", type=Path, help="metadata.bin")

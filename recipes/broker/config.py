@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import reader
-from ..errors import SpecError
+from ..errors import FormatError, SpecError
+from ..golden import manifest_reader
 from ..golden.manifest import GoldenManifest
 from ..measure.trace import HashAlgorithm
 from ..measure.userspace import PHASES
+from ..units import MIB
 from .limits import Rate
+from .owned import read_owned
 from .policy import VolumeRule
 from .trust import KeyTrust
 
@@ -20,11 +23,16 @@ _RATE = Rate(200, 400)
 _RATE_PER_CLIENT = Rate(10, 60)
 # Spec: RFC 9293 section 3.1; 0 asks the kernel for any.
 _PORTS = range(2**16)
+# Ours: a manifest of many machines has a few MiB, rules for as many volumes less than one.
+_MAX_GOLDEN, _MAX_RULES = 64 * MIB, MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerConfig:
     """A broker.
+
+    Values here stay as they are until it is started anew; what they name is read anew only where that is
+    said: each key of ``keys`` when it is released, and the folder of ``EnrolledKeys`` for every attestation.
 
     Attributes:
         golden: manifests whose machines may have keys.
@@ -34,7 +42,7 @@ class BrokerConfig:
         accept_omitted: whether machines will do whose manifest lacks PCR 0 or 2, whatever their rules say.
         certificate: PEM file with the server's certificate and those up to its CA; without it the broker
             speaks HTTP, which it does on a loopback address only.
-        private_key: PEM file, not encrypted.
+        private_key: PEM file, not encrypted, mode 0600 or less; read at the start, as ``certificate`` is.
         port: 0 for any that is free.
         nonce_lifetime: seconds from a challenge to its quote. A TPM may take some seconds for one.
         timeout: seconds for a request to arrive and its answer to be taken.
@@ -96,15 +104,33 @@ class _Rules:
     volumes: tuple[VolumeRule, ...]
 
 
+def read_golden(path: Path) -> GoldenManifest:
+    """The manifest in a file, which may be written by the group of a user who is alone in it.
+
+    Raises:
+        ImageError: others may write it.
+        FormatError: it is no manifest.
+        OSError: it cannot be read.
+    """
+    data = read_owned(path, _MAX_GOLDEN + 1, own_group=True)
+    if len(data) > _MAX_GOLDEN:
+        raise FormatError(str(path), f"more than {_MAX_GOLDEN} bytes; name a golden.json")
+    return manifest_reader.load(data.decode("utf-8", "replace"), str(path))
+
+
 def read_rules(path: Path) -> tuple[VolumeRule, ...]:
     """The rules in a file; see ``load_rules``.
 
     Raises:
-        SpecError: it is no UTF-8, or has mistakes.
+        ImageError: others may write it.
+        SpecError: it is no UTF-8, too long, or has mistakes.
         OSError: it cannot be read.
     """
+    data = read_owned(path, _MAX_RULES + 1)
+    if len(data) > _MAX_RULES:
+        raise SpecError(f"{path}: more than {_MAX_RULES} bytes; write a rule for each volume, and no more")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: byte {error.start} is no UTF-8; save the rules as UTF-8") from None
     return load_rules(text, str(path))

@@ -22,12 +22,16 @@ from cryptography.x509 import verification
 
 from ..errors import FormatError, ImageError
 from ..formats.tpm2_public import PublicKey
+from ..units import MIB
+from .owned import read_owned
 from .refusal import RefusedError
 
 # tcg-kp-EKCertificate. Spec: TCG EK Credential Profile 2.5 section 3.2.16.
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 # Ours: CAs between the endorsement key's certificate and the pinned one, which counts too.
 MAX_DEPTH = 4
+# Ours: all CAs of all makers of TPMs have less.
+_MAX_FILE = MIB
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,19 @@ def read_authorities(paths: Sequence[Path]) -> tuple[x509.Certificate, ...]:
     """The certificates in PEM files.
 
     Raises:
-        ImageError: a file cannot be read.
-        FormatError: a file holds none.
+        ImageError: a file cannot be read, or others may write it.
+        FormatError: a file holds none, or is too large to hold only them.
     """
     found: list[x509.Certificate] = []
     for path in paths:
         try:
-            found += x509.load_pem_x509_certificates(path.read_bytes())
+            data = read_owned(path, _MAX_FILE + 1)
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror}; give the PEM file of a CA") from None
+        if len(data) > _MAX_FILE:
+            raise FormatError(str(path), f"more than {_MAX_FILE} bytes; keep only certificates of CAs there")
+        try:
+            found += x509.load_pem_x509_certificates(data)
         except ValueError as error:
             raise FormatError(str(path), f"no certificates in PEM: {error}") from None
     return tuple(found)

@@ -98,7 +98,7 @@ class KeyStore:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(f"{path}: not a regular file; keep keys alone in this folder")
-        _check_private(path, found, "0600")
+        check_private(path, found, "600")
         if found.st_size not in KEY_SIZES:
             what = f"key of {found.st_size} bytes, expected {KEY_SIZES[0]} to {KEY_SIZES[-1]} raw ones"
             raise KeyFileError(f"{path}: {what}; make one with `head -c 64 /dev/urandom`")
@@ -117,7 +117,7 @@ class KeyStore:
         except OSError as error:
             raise self._unreadable(self._folder, error) from None
         try:
-            _check_private(self._folder, os.fstat(folder), "0700")
+            check_private(self._folder, os.fstat(folder), "700")
         except KeyFileError:
             os.close(folder)
             raise
@@ -128,10 +128,18 @@ class KeyStore:
         return KeyFileError(f"{path}: {error.strerror}; put the volume's key there")
 
 
-def _check_private(path: Path, found: os.stat_result, mode: str) -> None:
+def check_private(path: Path, found: os.stat_result, mode: str) -> None:
+    """Returns if only the broker's own user can look into a file or folder.
+
+    Args:
+        mode: that would do, for the message.
+
+    Raises:
+        KeyFileError: others can.
+    """
     if found.st_uid != os.geteuid():
         what = f"belongs to user {found.st_uid}, this is user {os.geteuid()}"
         raise KeyFileError(f"{path}: {what}; keys must belong to the broker's own user")
     if found.st_mode & _OTHERS:
         what = f"mode {stat.S_IMODE(found.st_mode):04o} lets others in"
-        raise KeyFileError(f"{path}: {what}; `chmod {mode}` it, and replace keys that may have been read")
+        raise KeyFileError(f"{path}: {what}; `chmod {mode} {path}`, and replace keys that may have been read")

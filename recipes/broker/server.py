@@ -13,6 +13,7 @@ they come from.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import sys
@@ -33,6 +34,7 @@ from .audit import AuditLog
 from .clock import Clock
 from .config import BrokerConfig
 from .core import FAILED, Broker, Reply
+from .keystore import check_private
 from .limits import client_group
 from .messages import refusal_answer
 from .protocol import MAX_BODY
@@ -163,6 +165,7 @@ class _Connection(H11Protocol):
     limits: ClassVar[_Limits]
     _group = ""
     _deadline: asyncio.TimerHandle | None = None
+    _is_cut = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Cuts a connection too many at once."""
@@ -171,6 +174,7 @@ class _Connection(H11Protocol):
         limits = self.limits
         limits.open[self._group] += 1
         if limits.open.total() > limits.total or limits.open[self._group] > limits.per_client:
+            self._is_cut = True
             self.loop.call_soon(transport.abort)
             return
         self._set_deadline()
@@ -183,6 +187,11 @@ class _Connection(H11Protocol):
         if not counts[self._group]:
             del counts[self._group]
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Looks at nothing of a connection too many: a request may come with the end of the handshake."""
+        if not self._is_cut:
+            super().data_received(data)
 
     def on_response_complete(self) -> None:
         """Gives the next request as much time as this one had."""
@@ -275,8 +284,12 @@ def _tls(certificate: Path | None, private_key: Path | None) -> ssl.SSLContext |
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        # An encrypted key would be asked for on the terminal.
-        context.load_cert_chain(certificate, private_key, password=_no_password)
+        with private_key.open("rb") as file:
+            check_private(private_key, os.fstat(file.fileno()), "600")
+            # By its descriptor: the file that was looked at, whatever the name leads to by now.
+            opened = f"/dev/fd/{file.fileno()}"
+            # An encrypted key would be asked for on the terminal.
+            context.load_cert_chain(certificate, opened, password=_no_password)
     except (OSError, ssl.SSLError) as error:
         what = error.strerror or str(error)
         raise SpecError(

@@ -85,7 +85,7 @@ class TeePolicy:
 
 
 def read_measurements(path: Path) -> frozenset[bytes]:
-    """The launch measurements of a file: 96 hexadecimal digits a line, comments behind ``#``.
+    """The launch measurements of a file: 96 hexadecimal digits a line, comments behind ``#``; read once.
 
     Raises:
         ImageError: it cannot be read, others may write it, or it names none.

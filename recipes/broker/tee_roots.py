@@ -1,8 +1,8 @@
 """Whom AMD's signatures are believed from: files of the operator's, and nothing that is built in or fetched.
 
 A folder of PEM files holds AMD's root keys (ARK), keys that they signed (ASK, and ASVK for providers' keys)
-and, where hosts give their guests none, certificates of the chips' keys (VCEK). What AMD has revoked is not
-looked up: take it out of the folder.
+and, where hosts give their guests none, certificates of the chips' keys (VCEK). The folder is read once, as
+the broker starts. What AMD has revoked is not looked up: take it out of the folder and start the broker anew.
 
 Spec: AMD 57230 section 3 (VCEK, ASK, ARK), section 3.2 (VLEK, ASVK); RFC 8017 section 8.1 (RSASSA-PSS).
 """
@@ -22,7 +22,7 @@ from ..errors import FormatError, ImageError, VerifyError
 from ..formats.pss_certificate import Certificate, read_pem
 from ..formats.snp_certificates import Endorsement, is_endorsement, read_endorsement
 from ..units import KIB
-from .owned import check_owned, read_owned
+from .owned import OwnedFolder, open_owned
 from .refusal import RefusedError
 
 # Ours: a file with all of AMD's roots has less than 20 KiB.
@@ -59,11 +59,9 @@ class TeeRoots:
             FormatError: a file holds no certificates, or one of another kind.
             VerifyError: a certificate leads to no root in the folder.
         """
-        if not folder.is_dir():
-            raise ImageError(f"{folder}: no folder; make it, and {_PUT_THERE}")
         try:
-            check_owned(folder, folder.stat())
-            found = [each for path in sorted(folder.glob("*.pem")) for each in _read_file(path)]
+            with open_owned(folder, f"and {_PUT_THERE}") as opened:
+                found = [each for name in opened.names(".pem") for each in _read_file(opened, name)]
         except OSError as error:
             raise ImageError(f"{error.filename}: {error.strerror}; {_PUT_THERE}") from None
         return sort_certificates(found, str(folder))
@@ -119,11 +117,11 @@ def is_signed_by(certificate: Certificate, authority: Authority) -> bool:
     )
 
 
-def _read_file(path: Path) -> tuple[Certificate, ...]:
-    data = read_owned(path, _MAX_FILE + 1)
+def _read_file(folder: OwnedFolder, name: str) -> tuple[Certificate, ...]:
+    data, source = folder.read(name, _MAX_FILE + 1), str(folder.path / name)
     if len(data) > _MAX_FILE:
-        raise FormatError(str(path), f"more than {_MAX_FILE} bytes; keep only AMD's certificates there")
-    return read_pem(data, str(path))
+        raise FormatError(source, f"more than {_MAX_FILE} bytes; keep only AMD's certificates there")
+    return read_pem(data, source)
 
 
 def _authority(certificate: Certificate, roots: Sequence[Certificate]) -> Authority:

@@ -21,7 +21,7 @@ from ..formats.tpm2_credential import make_credential
 from ..formats.tpm2_public import Public, endorsement_public, read_sized_public
 from ..measure.quote import QuoteError, check_attestation_key
 from .endorsement import fingerprint, read_authorities, verify_endorsement
-from .owned import check_owned, read_owned
+from .owned import open_owned
 from .refusal import RefusedError
 from .tee import verify_report
 from .tee_policy import TeePolicy
@@ -29,6 +29,7 @@ from .tee_roots import TeeRoots
 
 # A TPM2B_PUBLIC of an RSA-4096 key has about 600 bytes.
 _MAX_PUBLIC_FILE = 4096
+_SUFFIX = ".pub"
 # As long as the digest of the templates' nameAlg allows. Spec: part 1 section 24.3.
 _SECRET_SIZE = 32
 
@@ -86,20 +87,46 @@ class KeyTrust(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Enrolled:
+    """What a folder says of keys.
+
+    Attributes:
+        names: of machines, by the TPM names of their keys.
+        faults: of files that enrol nobody, in words.
+    """
+
+    names: Mapping[bytes, str]
+    faults: tuple[str, ...] = ()
+
+
 class EnrolledKeys:
     """Attestation keys that an operator has put here, each under a machine's name.
 
+    The folder as it is now decides, and is read for every key that is to be admitted: times and sizes of
+    files do not tell a key from another that took its place a moment later. So what is deleted, renamed or
+    replaced counts from the next ``/v1/attest`` on, also in a session that was opened before; a session is
+    used up by that request, and there is none to end. Without the folder, or where others may write it,
+    nobody is admitted. A file that enrols nobody, and two with the same key, keep out no other machine than
+    their own.
+
     Args:
         keys: public areas by name.
-        folder: where they are from; looked at again for a key that is not among them.
+        folder: where they are from; without one, ``keys`` are all there ever will be.
+
+    Raises:
+        VerifyError: a key could sign what no TPM made, or two machines have the same.
     """
 
     def __init__(self, keys: Mapping[str, Public], folder: Path | None = None) -> None:
         self._folder = folder
-        self._names = _named(keys)
+        self._files: Mapping[str, bytes | str] | None = None
+        self._enrolled = _named(keys)
+        if self._enrolled.faults:
+            raise VerifyError(self._enrolled.faults[0])
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._enrolled.names)
 
     @classmethod
     def read(cls, folder: Path) -> EnrolledKeys:
@@ -110,47 +137,89 @@ class EnrolledKeys:
             FormatError: a file is no such public area.
             VerifyError: a key could sign what no TPM made.
         """
-        return cls(_read_keys(folder), folder)
+        return cls({name: _parsed(folder, name, data) for name, data in _read_files(folder).items()}, folder)
 
     def activate(self, key: Public, certificates: Sequence[bytes], now: datetime) -> Activation:
         """Nothing: enrolled keys need no credential."""
         raise RefusedError(403, "ak", "keys are enrolled here; go on with /v1/attest")
 
     def admit(self, key: Public, proof: Proof, now: datetime) -> str:
-        """The name that the key was enrolled under."""
-        if key.name not in self._names and self._folder is not None:
-            self._names = _named(_read_keys(self._folder))
-        name = self._names.get(key.name)
+        """The name that the key is enrolled under.
+
+        Raises:
+            RefusedError: it is not enrolled; 403.
+            ImageError: the folder does not do, or a file does not in which the key may be; 500.
+        """
+        if self._folder is not None:
+            self._look(self._folder)
+        name = self._enrolled.names.get(key.name)
+        if name is None and self._enrolled.faults:
+            raise ImageError(self._enrolled.faults[0])
         if name is None:
             raise RefusedError(403, "ak", f"not enrolled (its name is {key.name.hex()})")
         return name
 
+    def _look(self, folder: Path) -> None:
+        files = _read_files(folder)
+        if files == self._files:
+            return
+        keys, faults = dict[str, Public](), list[str]()
+        for name, data in files.items():
+            try:
+                keys[name] = _parsed(folder, name, data)
+            except ImageError as error:
+                faults.append(str(error))
+        found = _named(keys)
+        self._enrolled = _Enrolled(found.names, (*faults, *found.faults))
+        self._files = files
 
-def _read_keys(folder: Path) -> dict[str, Public]:
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`")
-    try:
-        check_owned(folder, folder.stat())
-        paths = sorted(folder.glob("*.pub"))
-        found = {path.stem: read_owned(path, _MAX_PUBLIC_FILE) for path in paths}
-    except OSError as error:
-        raise ImageError(f"{error.filename}: {error.strerror}; enrol keys as files") from None
-    return {name: read_sized_public(data, f"{folder / name}.pub") for name, data in found.items()}
 
-
-def _named(keys: Mapping[str, Public]) -> dict[bytes, str]:
-    """Names of machines by those of their keys.
+def _read_files(folder: Path) -> dict[str, bytes | str]:
+    """The bytes of every ``NAME.pub``, or in words why there are none.
 
     Raises:
-        VerifyError: a key could sign what no TPM made, or two machines have the same.
+        ImageError: there is no such folder, it cannot be read, or others may write it.
     """
-    names = {key.name: name for name, key in keys.items()}
+    found: dict[str, bytes | str] = {}
+    try:
+        with open_owned(folder, "for NAME.pub of `tpm2_createak -u`") as opened:
+            for file in opened.names(_SUFFIX):
+                name = file.removesuffix(_SUFFIX) or file
+                try:
+                    found[name] = opened.read(file, _MAX_PUBLIC_FILE)
+                except FileNotFoundError:
+                    # Taken away since its name was read.
+                    continue
+                except OSError as error:
+                    found[name] = f"{error.filename}: {error.strerror}; enrol keys as files"
+                except ImageError as error:
+                    found[name] = str(error)
+    except OSError as error:
+        raise ImageError(f"{folder}: {error.strerror}; enrol keys as files") from None
+    return found
+
+
+def _parsed(folder: Path, name: str, data: bytes | str) -> Public:
+    if isinstance(data, str):
+        raise ImageError(data)
+    return read_sized_public(data, str(folder / f"{name}{_SUFFIX}"))
+
+
+def _named(keys: Mapping[str, Public]) -> _Enrolled:
+    """Names of machines by those of their keys; a key that two have is neither's."""
+    owners, faults = dict[bytes, list[str]](), list[str]()
     for name, key in keys.items():
-        _check_enrolled(key, name)
-        if names[key.name] != name:
-            what = f"the same key as {names[key.name]}; enrol each machine's own key"
-            raise VerifyError(f"attestation key {name}: {what}")
-    return names
+        try:
+            _check_enrolled(key, name)
+        except VerifyError as error:
+            faults.append(str(error))
+        else:
+            owners.setdefault(key.name, []).append(name)
+    for first, *others in owners.values():
+        if others:
+            what = f"the same key as {others[-1]}; enrol each machine's own key"
+            faults.append(f"attestation key {first}: {what}")
+    return _Enrolled({key: names[0] for key, names in owners.items() if len(names) == 1}, tuple(faults))
 
 
 class EndorsedKeys:
@@ -175,10 +244,10 @@ class EndorsedKeys:
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> EndorsedKeys:
-        """Trust in the CAs of PEM files.
+        """Trust in the CAs of PEM files, as they are now and for as long as the broker runs.
 
         Raises:
-            ImageError: a file cannot be read.
+            ImageError: a file cannot be read, or others may write it.
             FormatError: it holds no certificates.
         """
         return cls(read_authorities(paths))

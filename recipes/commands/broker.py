@@ -24,7 +24,10 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "(--enrolled DIR | --endorsed-by FILE | --tee-roots DIR) [options]",
         description="Serves the protocol that --protocol prints. A key goes only to a guest whose quote, "
         "nonce and event log match a golden manifest, under an attestation key that is trusted. Every answer "
-        "is logged before it is sent, and no key ever is.",
+        "is logged before it is sent, and no key ever is. Read anew while it runs: the folder of --enrolled "
+        "for every attestation, and a volume's key whenever it is released. All other files are read once: "
+        "start the broker anew after a change. What says whom to believe may be written by the broker's own "
+        "user and root alone; keys may not even be read by others.",
     )
     parser.add_argument(
         "--protocol", action="store_true", help="print the protocol, for who writes the other side, and end"
@@ -59,7 +62,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--certificate", type=Path, metavar="FILE", help="PEM; without it HTTP, on loopback only"
     )
-    parser.add_argument("--private-key", type=Path, metavar="FILE", help="PEM, of the certificate")
+    parser.add_argument("--private-key", type=Path, metavar="FILE", help="PEM, of the certificate, mode 0600")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default 127.0.0.1")
     parser.add_argument("--port", type=int, default=8443, help="default 8443; 0 for any")
     parser.add_argument(
@@ -108,10 +111,9 @@ def run(options: argparse.Namespace) -> int:
         print(PROTOCOL.rstrip("\n"))
         return 0
     _check(options)
-    from ..broker.config import BrokerConfig, read_rules
+    from ..broker.config import BrokerConfig, read_golden, read_rules
     from ..broker.server import serve
     from ..broker.trust import EnrolledKeys
-    from .manifests import load_on
 
     trust = _trust(options)
     if isinstance(trust, EnrolledKeys) and not len(trust):
@@ -121,7 +123,8 @@ def run(options: argparse.Namespace) -> int:
         what = "reports of any patch level will do, of firmware with known holes too; name the least good"
         print(f"{options.tee_roots}: {what} with --tee-minimum-tcb", file=sys.stderr)
     formats = list(dict.fromkeys(options.disk or [None]))
-    golden = tuple(load_on(path, name) for path in options.golden for name in formats)
+    manifests = [read_golden(path) for path in options.golden]
+    golden = tuple(each if name is None else each.on_disk(name) for each in manifests for name in formats)
     for manifest in dict.fromkeys(item.image for item in golden if item.wildcards):
         what = "its wildcards are for verifiers; a key goes only where every register is as predicted"
         print(f"{manifest}: {what}", file=sys.stderr)

@@ -105,6 +105,7 @@ class Authority:
             authority = authority.parent
         paths = self.folder / f"{file}.pem", self.folder / f"{file}.key"
         paths[0].write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+        paths[1].touch(mode=0o600)
         paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return paths
 

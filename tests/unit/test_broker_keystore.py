@@ -36,8 +36,8 @@ def refused(folder: Path, volume: str = "data") -> str:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o601, 0o620, 0o666])
 def test_a_key_that_others_may_touch(folder: Path, mode: int) -> None:
     (folder / "data").chmod(mode)
-    what = f"mode {mode:04o} lets others in; `chmod 0600` it, and replace keys that may have been read"
-    assert refused(folder) == f"/data: {what}"
+    hint = f"`chmod 600 {folder}/data`, and replace keys that may have been read"
+    assert refused(folder) == f"/data: mode {mode:04o} lets others in; {hint}"
     (folder / "data").chmod(0o400)
     with KeyStore(folder).key("data") as found:
         assert found.data == KEY
@@ -46,7 +46,8 @@ def test_a_key_that_others_may_touch(folder: Path, mode: int) -> None:
 @pytest.mark.parametrize("mode", [0o750, 0o701, 0o755, 0o777])
 def test_a_folder_that_others_may_enter(folder: Path, mode: int) -> None:
     folder.chmod(mode)
-    what = f"mode {mode:04o} lets others in; `chmod 0700` it, and replace keys that may have been read"
+    hint = f"`chmod 700 {folder}`, and replace keys that may have been read"
+    what = f"mode {mode:04o} lets others in; {hint}"
     assert refused(folder) == f": {what}"
     with pytest.raises(KeyFileError, match=re.escape(what)):
         KeyStore(folder).volumes()

@@ -33,6 +33,7 @@ from cryptography.x509.oid import NameOID
 
 from recipes.broker import core
 from recipes.broker.audit import AuditLog
+from recipes.broker.keystore import check_private
 from recipes.broker.limits import Rate
 from recipes.broker.protocol import MAX_BODY
 from recipes.broker.server import running, serve
@@ -120,6 +121,7 @@ def write_certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, P
     )
     paths = folder / "broker.pem", folder / "broker.key"
     paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    paths[1].touch(mode=0o600)
     paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return paths
 
@@ -243,6 +245,34 @@ def test_connections_are_bounded(tmp_path: Path, total: int, per_client: int) ->
         assert ask(url, "/v1/challenge", CHALLENGE)[0] == 200
 
 
+def test_a_connection_too_many_is_not_listened_to(tmp_path: Path) -> None:
+    """Its request comes in one piece with the end of the handshake, before the connection can be cut."""
+    certificate, private_key = write_certificate(tmp_path)
+    options = {"certificate": certificate, "private_key": private_key, "connections_per_client": 1}
+    harness = Harness(tmp_path, port=0, timeout=10, **options)
+    trusting = ssl.create_default_context(cafile=certificate)
+    head = f"POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Length: {len(CHALLENGE)}\r\n\r\n".encode()
+    with served(harness) as url, contextlib.closing(connect(url, context=trusting)) as first:
+        assert post(first, "/v1/challenge", CHALLENGE)[0] == 200
+        for _ in range(4):
+            with plain(url) as found:
+                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                secured = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+                while True:
+                    try:
+                        secured.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        found.sendall(outgoing.read())
+                        incoming.write(found.recv(65536))
+                secured.write(head + CHALLENGE)
+                found.sendall(outgoing.read())
+                until_closed(found)
+        assert len(harness.lines) == 1
+        assert post(first, "/v1/challenge", CHALLENGE)[0] == 200
+    assert [line["result"] for line in harness.audit] == ["challenged"] * 2
+
+
 def test_what_is_no_http(harness: Harness) -> None:
     heads = (
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
@@ -300,6 +330,40 @@ def test_a_certificate_that_does_not_do(tmp_path: Path) -> None:
     private_key.write_bytes(locked)
     with pytest.raises(SpecError, match="the broker's private key is encrypted"):
         serve(Harness(tmp_path, **options).config)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o644, 0o666])
+def test_a_private_key_that_others_may_touch(tmp_path: Path, mode: int) -> None:
+    certificate, private_key = write_certificate(tmp_path)
+    options = {"port": 0, "certificate": certificate, "private_key": private_key}
+    private_key.chmod(mode)
+    with pytest.raises(ImageError) as caught:
+        serve(Harness(tmp_path, **options).config)
+    hint = f"`chmod 600 {private_key}`, and replace keys that may have been read"
+    assert str(caught.value) == f"{private_key}: mode {mode:04o} lets others in; {hint}"
+    private_key.chmod(0o400)
+    with served(Harness(tmp_path, **options)) as url:
+        assert url.startswith("https://")
+
+
+def test_the_private_key_is_the_one_that_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name leads to another file as soon as it was opened."""
+    certificate, private_key = write_certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, other = write_certificate(tmp_path / "other")
+
+    def swapped(path: Path, found: os.stat_result, mode: str) -> None:
+        check_private(path, found, mode)
+        other.replace(private_key)
+
+    monkeypatch.setattr("recipes.broker.server.check_private", swapped)
+    harness = Harness(tmp_path, port=0, certificate=certificate, private_key=private_key)
+    with served(harness) as url:
+        trusting = ssl.create_default_context(cafile=certificate)
+        assert ask(url, "/v1/challenge", CHALLENGE, trusting)[0] == 200
+    assert not other.exists()
 
 
 def test_an_address_that_is_taken(harness: Harness) -> None:

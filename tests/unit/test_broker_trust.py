@@ -4,6 +4,7 @@ import base64
 import datetime as dt
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -308,10 +309,18 @@ def test_a_secret_is_in_no_text() -> None:
     assert repr(SECRET) not in repr(activation) + repr(Proof(activation, SECRET))
 
 
+def enrol(folder: Path, name: str, guest: Guest) -> Path:
+    """A key's file as its operator alone may write it, whatever the umask."""
+    path = folder / f"{name}.pub"
+    path.write_bytes(sized(guest.public.pack()))
+    path.chmod(0o644)
+    return path
+
+
 def test_keys_are_enrolled_as_files(tmp_path: Path) -> None:
     guests = {"host-1": Guest(), "host-2": Guest()}
     for name, guest in guests.items():
-        (tmp_path / f"{name}.pub").write_bytes(sized(guest.public.pack()))
+        enrol(tmp_path, name, guest)
     (tmp_path / "README").write_text("not a key")
     trust = EnrolledKeys.read(tmp_path)
     assert [trust.admit(guest.public, Proof(), NOW) for guest in guests.values()] == list(guests)
@@ -333,14 +342,180 @@ def test_a_key_is_enrolled_while_the_broker_runs(tmp_path: Path) -> None:
     assert len(trust) == 0
     with pytest.raises(RefusedError, match="not enrolled"):
         trust.admit(guest.public, Proof(), NOW)
-    (tmp_path / "host-1.pub").write_bytes(sized(guest.public.pack()))
+    path = enrol(tmp_path, "host-1", guest)
     assert trust.admit(guest.public, Proof(), NOW) == "host-1"
+    # Rules and the log have the name that it has now.
+    renamed = path.rename(tmp_path / "host-2.pub")
+    assert trust.admit(guest.public, Proof(), NOW) == "host-2"
+    renamed.unlink()
+    with pytest.raises(RefusedError, match="not enrolled"):
+        trust.admit(guest.public, Proof(), NOW)
+    assert len(trust) == 0
+    enrol(tmp_path, "host-1", guest)
+    assert trust.admit(guest.public, Proof(), NOW) == "host-1"
+
+
+def test_a_replaced_key_counts_no_more(tmp_path: Path) -> None:
+    """In place and in no time: the file's number, size and times are what they were."""
+    old, new = Guest(), Guest()
+    path = enrol(tmp_path, "host-1", old)
+    trust, before = EnrolledKeys.read(tmp_path), path.stat()
+    assert trust.admit(old.public, Proof(), NOW) == "host-1"
+    path.write_bytes(sized(new.public.pack()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        *(before.st_ino, before.st_size, before.st_mtime_ns),
+    )
+    with pytest.raises(RefusedError, match="not enrolled"):
+        trust.admit(old.public, Proof(), NOW)
+    assert trust.admit(new.public, Proof(), NOW) == "host-1"
+
+
+def no_folder(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`"
+
+
+def no_more_a_folder(folder: Path) -> str:
+    shutil.rmtree(folder)
+    folder.touch()
+    return f"{folder}: no folder; make it, for NAME.pub of `tpm2_createak -u`"
+
+
+def unreadable_folder(folder: Path) -> str:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+    return f"{folder}: Too many levels of symbolic links; enrol keys as files"
+
+
+def open_folder(folder: Path) -> str:
+    folder.chmod(0o777)
+    what = "mode 0777 lets others write; `chmod go-w` it, and look whom it makes the broker believe"
+    return f"{folder}: {what}"
+
+
+@pytest.mark.parametrize("spoil", [no_folder, no_more_a_folder, unreadable_folder, open_folder])
+def test_without_its_folder_nobody_is_admitted(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    harness, folder = enrolling(tmp_path)
+    assert harness.release() == KEY
+    challenge = harness.challenge()
+    reason = spoil(folder)
+    reply = harness.attest(harness.guest.evidence(challenge))
+    assert (reply.status, answer(reply)["field"]) == (500, "broker")
+    assert str(folder) not in reply.body.decode()
+    assert (harness.audit[-1]["result"], harness.audit[-1]["reason"]) == ("failed", reason)
+    remake(folder)
+    enrol(folder, "host-1", harness.guest)
+    assert harness.release() == KEY
+
+
+def remake(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    folder.mkdir(mode=0o755, exist_ok=True)
+    folder.chmod(0o755)
+
+
+def enrolling(tmp_path: Path, **changes: Any) -> tuple[Harness, Path]:
+    """A broker with a folder of enrolled keys, its guest's among them."""
+    folder = tmp_path / "enrolled"
+    folder.mkdir(mode=0o755)
+    harness = Harness(tmp_path, trust=EnrolledKeys.read(folder), **changes)
+    enrol(folder, "host-1", harness.guest)
+    return harness, folder
+
+
+def test_a_session_outlives_no_revocation(tmp_path: Path) -> None:
+    harness, folder = enrolling(tmp_path)
+    assert harness.release() == KEY
+    challenge = harness.challenge()
+    (folder / "host-1.pub").unlink()
+    status, field, reason = harness.refused(harness.attest(harness.guest.evidence(challenge)))
+    assert (status, field, reason.partition(" (")[0]) == (403, "ak", "not enrolled")
+    # Nor does it come back with the key: it is used up.
+    enrol(folder, "host-1", harness.guest)
+    found = harness.refused(harness.attest(harness.guest.evidence(challenge)))
+    assert found == (401, "session", "unknown or used already; begin with a new challenge")
+    assert harness.release() == KEY
+
+
+def test_rules_go_by_the_name_that_a_key_has_now(tmp_path: Path) -> None:
+    rules = (VolumeRule(volume="data", attestation_keys=("host-1",)),)
+    harness, folder = enrolling(tmp_path, rules=rules)
+    assert harness.release() == KEY
+    challenge = harness.challenge()
+    (folder / "host-1.pub").rename(folder / "host-2.pub")
+    found = harness.refused(harness.attest(harness.guest.evidence(challenge)))
+    assert found == (403, "volume", "data is not for the attestation key host-2")
+    (folder / "host-2.pub").rename(folder / "host-1.pub")
+    assert harness.release() == KEY
+
+
+def damaged(path: Path, guest: Guest) -> str:
+    path.write_bytes(b"-----BEGIN PUBLIC KEY-----")
+    path.chmod(0o644)
+    return f"{path}: offset 0x0: TPM2B_PUBLIC of 11565 bytes"
+
+
+def for_everybody(path: Path, guest: Guest) -> str:
+    enrol(path.parent, path.stem, guest).chmod(0o666)
+    return f"{path}: mode 0666 lets others write; `chmod go-w` it"
+
+
+def a_pipe(path: Path, guest: Guest) -> str:
+    os.mkfifo(path, 0o600)
+    return f"{path}: not a regular file; "
+
+
+def a_loop(path: Path, guest: Guest) -> str:
+    path.symlink_to(path)
+    return f"{path}: Too many levels of symbolic links; enrol keys as files"
+
+
+def signs_anything(path: Path, guest: Guest) -> str:
+    public = replace(guest.public, attributes=guest.public.attributes & ~Attribute.RESTRICTED)
+    path.write_bytes(sized(public.pack()))
+    path.chmod(0o644)
+    return "attestation key host-2: objectAttributes is "
+
+
+def there_twice(path: Path, guest: Guest) -> str:
+    enrol(path.parent, path.stem, guest)
+    enrol(path.parent, "host-3", guest)
+    return "attestation key host-2: the same key as host-3; enrol each machine's own key"
+
+
+@pytest.mark.parametrize("put", [damaged, for_everybody, a_pipe, a_loop, signs_anything, there_twice])
+def test_a_file_that_enrols_nobody_keeps_nobody_else_out(
+    tmp_path: Path, put: Callable[[Path, Guest], str]
+) -> None:
+    harness, folder = enrolling(tmp_path)
+    path, other = folder / "host-2.pub", Guest()
+    assert harness.release() == KEY
+    reason = put(path, other)
+    assert harness.release() == KEY
+    for _ in range(2):
+        reply = harness.attest(other.evidence(harness.challenge()))
+        assert reply.status == 500
+        assert harness.audit[-1]["result"] == "failed"
+        assert harness.audit[-1]["reason"].startswith(reason)
+    # But a broker does not start with it.
+    with pytest.raises(ImageError) as caught:
+        EnrolledKeys.read(folder)
+    assert str(caught.value).startswith(reason)
+    for each in (path, folder / "host-3.pub"):
+        each.unlink(missing_ok=True)
+    enrol(folder, "host-2", other)
+    assert harness.attest(other.evidence(harness.challenge())).status == 200
+    assert harness.audit[-1]["ak"] == "host-2"
 
 
 def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none: no folder; make it, for NAME\.pub of `tpm2_createak -u`"):
         EnrolledKeys.read(tmp_path / "none")
     path = tmp_path / "host-1.pub"
+    path.touch(mode=0o600)
     path.write_bytes(b"-----BEGIN PUBLIC KEY-----")
     with pytest.raises(FormatError, match=r"host-1\.pub: offset 0x0: TPM2B_PUBLIC of 11565 bytes"):
         EnrolledKeys.read(tmp_path)
@@ -349,7 +524,7 @@ def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="attestation key host-1: scheme is ECDSA with SHA1, expected"):
         EnrolledKeys.read(tmp_path)
     path.write_bytes(sized(guest.public.pack()))
-    (tmp_path / "host-2.pub").write_bytes(sized(guest.public.pack()))
+    enrol(tmp_path, "host-2", guest)
     with pytest.raises(VerifyError, match="the same key as host-2; enrol each machine's own key"):
         EnrolledKeys.read(tmp_path)
 
@@ -358,9 +533,7 @@ def test_enrolled_files_that_do_not_do(tmp_path: Path) -> None:
 def test_enrolled_keys_that_others_may_write(tmp_path: Path, mode: int) -> None:
     folder, trust = tmp_path / "enrolled", None
     folder.mkdir(mode=0o755)
-    path = folder / "host-1.pub"
-    path.write_bytes(sized(Guest().public.pack()))
-    path.chmod(0o644)
+    path = enrol(folder, "host-1", Guest())
     trust = EnrolledKeys.read(folder)
     for place in (folder, path):
         place.chmod(mode)
@@ -373,22 +546,29 @@ def test_enrolled_keys_that_others_may_write(tmp_path: Path, mode: int) -> None:
         place.chmod(0o755)
 
 
-def test_enrolled_keys_are_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o755)
-    real = os.stat_result
-    monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 4711, 0, 0, 0, 0, 0)))
-    with pytest.raises(ImageError, match=r"belongs to user 4711, this is user \d+; whom to believe is its"):
-        EnrolledKeys.read(tmp_path)
-    monkeypatch.setattr(Path, "stat", lambda path, **_: real((0o40755, 0, 0, 0, 0, 0, 0, 0, 0, 0)))
-    assert len(EnrolledKeys.read(tmp_path)) == 0
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_enrolled_keys_are_the_operators(tmp_path: Path) -> None:
+    folder = tmp_path / "enrolled"
+    folder.mkdir(mode=0o755)
+    path = enrol(folder, "host-1", Guest())
+    assert len(EnrolledKeys.read(folder)) == 1
+    for place in (path, folder):
+        os.chown(place, 4711, 4711)
+        with pytest.raises(ImageError, match=f"^{place}: belongs to user 4711, this is user 0; whom to"):
+            EnrolledKeys.read(folder)
+        os.chown(place, 0, 0)
 
 
 def test_authorities_that_do_not_do(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     with pytest.raises(ImageError, match=r"ca\.pem: No such file or directory; give the PEM file of a CA"):
         read_authorities([path])
+    path.touch(mode=0o600)
     path.write_text("nothing")
     with pytest.raises(FormatError, match=r"ca\.pem: no certificates in PEM: "):
+        EndorsedKeys.read([path])
+    path.write_bytes(bytes(2**20 + 1))
+    with pytest.raises(FormatError, match=r"ca\.pem: more than 1048576 bytes; keep only certificates of CAs"):
         EndorsedKeys.read([path])
     path.write_bytes(b"".join(each.certificate.public_bytes(Encoding.PEM) for each in (ROOT, MIDDLE)))
     assert read_authorities([path]) == (ROOT.certificate, MIDDLE.certificate)

@@ -82,8 +82,27 @@ def test_a_port_that_is_none(port: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert last == f"goldsmith: broker: port {port} is not within 0 to 65535; 8443 is usual"
 
 
+@pytest.mark.parametrize("name", ["golden.json", "rules.yaml"])
+def test_what_others_may_write(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golden, rules = tmp_path / "golden.json", tmp_path / "rules.yaml"
+    for path in (golden, rules):
+        path.touch(mode=0o600)
+    rules.write_text("volumes: []")
+    (tmp_path / name).chmod(0o646)
+    assert started(tmp_path, "--rules", str(rules), "--port=-1") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    hint = "`chmod go-w` it, and look whom it makes the broker believe"
+    assert last == f"goldsmith: {tmp_path / name}: mode 0646 lets others write; {hint}"
+    (tmp_path / name).chmod(0o600)
+    (tmp_path / "keys").rmdir()
+    (tmp_path / "enrolled").rmdir()
+    assert started(tmp_path, "--rules", str(rules), "--port=-1") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("goldsmith: broker: port -1 is not within")
+
+
 def test_rules_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = tmp_path / "rules.yaml"
+    rules.touch(mode=0o600)
     rules.write_bytes("# für alle\n".encode("latin-1"))
     assert started(tmp_path, "--rules", str(rules), "--accept-omitted") == 2
     last = capsys.readouterr().err.splitlines()[-1]
@@ -134,6 +153,8 @@ def test_the_help_says_what_a_report_does_not_prove(capsys: pytest.CaptureFixtur
         "any other guest may have been given the host's TPM",
         "Spec-only: never tried with a guest on such hardware",
         "Without it firmware with known holes will do",
+        "Read anew while it runs: the folder of --enrolled for every attestation",
+        "All other files are read once: start the broker anew after a change.",
     ):
         assert words in printed
 

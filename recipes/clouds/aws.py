@@ -15,10 +15,12 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB
 from .cloud import (
+    DiskLimits,
     Finding,
     NameRule,
     Shipment,
     common_findings,
+    machine_disk_findings,
     name_findings,
     processor_findings,
     shown,
@@ -29,12 +31,17 @@ _SNP = "Amazon EC2 User Guide, AMD SEV-SNP for Amazon EC2 instances, Requirement
 _REGISTER = "Amazon EC2 API Reference, RegisterImage"
 _BUCKETS = "Amazon S3 User Guide, General purpose bucket naming rules"
 _LIMITS = "AWS, VM Import/Export User Guide, Limitations"
+_VOLUMES = "Amazon EBS User Guide, Amazon EBS volume types"
+_CPU_OPTIONS = "Amazon EC2 API Reference, CpuOptionsRequest"
 
 # Characters of ``--uefi-data``. Spec: Amazon EC2 API Reference, RegisterImage, UefiData.
 MAX_UEFI_DATA = 64_000
 # "Disk images must be less than 16 TiB"; from 8 TiB on they need a manifest, which nothing here writes.
 _TIB = 1024 * GIB
 MAX_DISK = 8 * _TIB
+
+# GiB of the largest volume. Spec: _VOLUMES; gp3 since September 2025.
+_LARGEST_VOLUME = {"gp2": 16_384, "gp3": 65_536}
 
 SNP_REGIONS = ("us-east-2", "eu-west-1")
 # Sizes with SEV-SNP. Spec: _SNP.
@@ -49,6 +56,9 @@ _BUCKET = (
     r"(?=.{3,63}\Z)(?!xn--|sthree-|amzn-s3-demo-)(?!.*(?:-s3alias|--ol-s3|\.mrap|--x-s3|--table-s3)\Z)"
     rf"(?!{_ADDRESS}\Z)(?!.*\.\.)[a-z0-9][a-z0-9.-]*[a-z0-9]"
 )
+
+# Tried by flatcar/mantle#582; what the answer says is not on record.
+_WITHOUT_UEFI = "aws ec2 register-image takes --tpm-support with --boot-mode uefi alone"
 
 _RULES = (
     NameRule(
@@ -122,6 +132,7 @@ _RULES = (
         "InvalidBlockDeviceMapping",
         "Amazon EC2 User Guide, Device names on Linux instances",
     ),
+    NameRule("volume-type", "gp[23]", "gp2 or gp3", "InvalidParameterValue", _VOLUMES),
 )
 
 
@@ -145,8 +156,9 @@ class Aws:
     def problems(self, shipment: Shipment) -> tuple[Finding, ...]:
         """What AWS would refuse."""
         return (
-            *common_findings(self.name, self.disk_formats, shipment),
+            *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
+            *_machine_disk(shipment),
             *name_findings(self.name, _RULES, shipment.names),
             *_protection(shipment),
             *_instance(shipment),
@@ -177,14 +189,27 @@ def _disk(size: int) -> Iterator[Finding]:
         what = f"a disk of {size_text(size)} is not whole sectors of 512 bytes"
         yield Finding("disk", f"{what}; aws answers that disk validation failed; rebuild it", _LIMITS)
     if size > MAX_DISK:
-        what = f"a disk of {size_text(size)}, and beyond 8 TiB an import needs a manifest; make it smaller"
-        yield Finding("disk", what, _LIMITS)
+        what = f"a disk of {size_text(size)}, and beyond 8 TiB an import needs a manifest"
+        yield Finding("disk", f"{what}; aws ec2 import-snapshot would refuse it; make it smaller", _LIMITS)
+
+
+def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
+    kind = shipment.value("volume-type") or "gp3"
+    limits = DiskLimits(
+        kind=f"a volume of type {kind}",
+        most=_LARGEST_VOLUME.get(kind, max(_LARGEST_VOLUME.values())),
+        too_large="aws ec2 run-instances would refuse it",
+        # The words are in scylladb/scylladb#6999.
+        below_image="aws answers InvalidBlockDeviceMapping (volume is smaller than snapshot)",
+        spec=_VOLUMES,
+    )
+    yield from machine_disk_findings(shipment, limits)
 
 
 def _protection(shipment: Shipment) -> Iterator[Finding]:
     if shipment.tee == "tdx":
-        what = "aws has no machines with TDX; publish there with sev-snp, or publish to azure or gcp"
-        yield Finding("tee", what, _SNP)
+        what = "aws has no machines with TDX, and --cpu-options of aws ec2 run-instances no word for them"
+        yield Finding("tee", f"{what}; publish there with sev-snp, or publish to azure or gcp", _CPU_OPTIONS)
     region = shipment.value("region")
     if shipment.tee == "sev-snp" and region is not None and region not in SNP_REGIONS:
         regions = " or ".join(SNP_REGIONS)

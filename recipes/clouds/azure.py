@@ -14,11 +14,13 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB, MIB
 from .cloud import (
+    DiskLimits,
     Finding,
     NameRule,
     Shipment,
     alignment_findings,
     common_findings,
+    machine_disk_findings,
     name_findings,
     processor_findings,
     protection_findings,
@@ -30,6 +32,7 @@ NAMING = "Microsoft Learn, Naming rules and restrictions for Azure resources"
 CUSTOM_KEYS = "Microsoft Learn, Secure Boot UEFI keys, Considerations"
 _CONFIDENTIAL = "Microsoft Learn, About Azure confidential VMs, Size support"
 _DISKS = "Microsoft Learn, Introduction to Azure managed disks, OS disk"
+_GALLERY_IMAGE = "Microsoft Learn, Deploy confidential VM from an Azure Compute Gallery image"
 _FOOTER = 512
 
 # Bytes of the uploaded file with its footer: 20972032 and 35183298347520. The reference of the API calls the
@@ -37,9 +40,18 @@ _FOOTER = 512
 MIN_UPLOAD = 20 * MIB + _FOOTER
 MAX_UPLOAD = 32767 * GIB + _FOOTER
 MAX_OS_DISK = 4095 * GIB
+# The words are in loft-sh/devpod#731.
+_WITHOUT_UEFI = "azure answers BadRequest (the selected VM size cannot boot Hypervisor Generation '1')"
+# The words are in Azure/az-hop#707.
+VERSION_ANSWER = (
+    "InvalidParameter (the image version name should follow Major(int).Minor(int).Patch(int) format, where"
+    " int is between 0 and 2,147,483,647 (inclusive))"
+)
 # Each number of a version is a 32-bit integer: NAMING, Microsoft.Compute, galleries/images/versions.
 _MAX_NUMBER = 2**31 - 1
 
+CONFIDENTIAL_ALONE = "ConfidentialVmSupported"
+CONFIDENTIAL_OR_NOT = "TrustedLaunchAndConfidentialVmSupported"
 OS_DISK_SECURITY = ("VMGuestStateOnly", "DiskWithVMGuestState", "NonPersistedTPM")
 
 # Sizes by what protects them: D and E series with AMD (a) and with Intel (e) processors. Those with ``cc``
@@ -115,7 +127,7 @@ _RULES = (
         "image-version",
         r"[0-9]{1,10}\.[0-9]{1,10}\.[0-9]{1,10}",
         "three numbers with periods between them, such as 1.0.0",
-        "InvalidParameter",
+        VERSION_ANSWER,
         f"{NAMING}, Microsoft.Compute",
     ),
     NameRule(
@@ -142,6 +154,13 @@ _RULES = (
         "InvalidParameter",
         "azure-cli, az vm create --os-disk-security-encryption-type",
     ),
+    NameRule(
+        "security-feature",
+        f"{CONFIDENTIAL_ALONE}|{CONFIDENTIAL_OR_NOT}",
+        f"{CONFIDENTIAL_ALONE} or {CONFIDENTIAL_OR_NOT}",
+        "InvalidParameter",
+        "azure-cli, az sig image-definition create --features",
+    ),
 )
 
 
@@ -165,12 +184,14 @@ class Azure:
     def problems(self, shipment: Shipment) -> tuple[Finding, ...]:
         """What Azure would refuse."""
         return (
-            *common_findings(self.name, self.disk_formats, shipment),
+            *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
+            *_machine_disk(shipment),
             *name_findings(self.name, _RULES, shipment.names),
             *_version(shipment),
             *_size(shipment),
             *_security(shipment),
+            *_feature(shipment),
             *_region(shipment),
         )
 
@@ -193,10 +214,24 @@ def _disk(size: int) -> Iterator[Finding]:
     upload = size + _FOOTER
     if not MIN_UPLOAD <= upload <= MAX_UPLOAD:
         what = f"with its footer the disk has {size_text(upload)}, and an upload {MIN_UPLOAD} to {MAX_UPLOAD}"
-        yield Finding("disk", f"{what}; make the disk larger or smaller", "azure-cli, az disk create")
+        what += "; the PUT of the image version (az rest) would fail; make the disk larger or smaller"
+        yield Finding("disk", what, "azure-cli, az disk create")
     if size > MAX_OS_DISK:
         what = f"a disk of {size_text(size)}, and a disk that is booted from has at most 4095 GiB"
-        yield Finding("disk", f"{what}; make it smaller", _DISKS)
+        yield Finding("disk", f"{what}; az vm create would refuse it; make it smaller", _DISKS)
+
+
+def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
+    limits = DiskLimits(
+        kind="a disk that is booted from",
+        most=MAX_OS_DISK // GIB,
+        too_large="az vm create would refuse it",
+        # The words are in skypilot-org/skypilot#2219.
+        below_image="azure answers OperationNotAllowed (the specified disk size is smaller than the size of"
+        " the corresponding disk in the VM image)",
+        spec=_DISKS,
+    )
+    yield from machine_disk_findings(shipment, limits)
 
 
 def _version(shipment: Shipment) -> Iterator[Finding]:
@@ -205,7 +240,8 @@ def _version(shipment: Shipment) -> Iterator[Finding]:
     for number in numbers:
         if int(number) > _MAX_NUMBER:
             what = f"{number} in {shown(version)} is more than {_MAX_NUMBER}, the largest 32-bit integer"
-            yield Finding("image-version", f"{what}; use smaller numbers", f"{NAMING}, Microsoft.Compute")
+            what += f"; azure answers {VERSION_ANSWER}; use smaller numbers"
+            yield Finding("image-version", what, f"{NAMING}, Microsoft.Compute")
 
 
 def _size(shipment: Shipment) -> Iterator[Finding]:
@@ -225,11 +261,36 @@ def _security(shipment: Shipment) -> Iterator[Finding]:
         return
     if shipment.tee == "none" and security in OS_DISK_SECURITY:
         what = f"{security} is for confidential machines, and the image has tee none"
-        yield Finding("os-disk-security", f"{what}; leave it out", "azure-cli, az vm create")
+        # The words are in hashicorp/terraform-provider-azurerm#30782.
+        what += "; azure answers BadRequest (the parameter 'managedDisk.securityProfile' can only be set for"
+        what += " Confidential VMs); leave it out"
+        yield Finding("os-disk-security", what, "azure-cli, az vm create")
     if security == "DiskWithVMGuestState" and not shipment.secure_boot:
         what = "DiskWithVMGuestState needs Secure Boot, and the image has none"
         spec = "Microsoft Learn, About Azure confidential VMs, Confidential OS disk encryption"
-        yield Finding("os-disk-security", f"{what}; use VMGuestStateOnly or sign the image", spec)
+        # Its code is in openshift/api#1403, and no words.
+        what += "; azure answers BadRequest; use VMGuestStateOnly or sign the image"
+        yield Finding("os-disk-security", what, spec)
+
+
+def _feature(shipment: Shipment) -> Iterator[Finding]:
+    if shipment.value("security-feature") != CONFIDENTIAL_ALONE:
+        return
+    if shipment.tee == "none":
+        what = f"of an image with {CONFIDENTIAL_ALONE} no machine with Trusted Launch is made, and the image"
+        # The words are in Azure/azure-cli#28005.
+        what += " has tee none; azure answers BadRequest (use of TrustedLaunch setting is not supported for"
+        what += f" the provided image); use {CONFIDENTIAL_OR_NOT}"
+        yield Finding("security-feature", what, f"{_GALLERY_IMAGE}, Create ConfidentialVMSupported image")
+    if shipment.secure_boot:
+        what = f"an image with {CONFIDENTIAL_ALONE} takes no Secure Boot keys of our own, and the image is"
+        what += " signed with them; the PUT of the image version (az rest) would fail;"
+        what += f" use {CONFIDENTIAL_OR_NOT}, or ship without Secure Boot"
+        yield Finding("security-feature", what, "Microsoft Learn, Secure Boot UEFI keys, Prerequisites")
+
+
+# What the answer says is not on record.
+_NO_KEYS = "the PUT of the image version (az rest) would fail"
 
 
 def _region(shipment: Shipment) -> Iterator[Finding]:
@@ -238,8 +299,8 @@ def _region(shipment: Shipment) -> Iterator[Finding]:
         return
     plain = region.replace(" ", "").lower()
     if plain in NO_CUSTOM_KEYS:
-        what = f"{region} takes no Secure Boot keys of our own, and the image is signed with them"
+        what = f"{region} takes no Secure Boot keys of our own, and the image is signed with them; {_NO_KEYS}"
         yield Finding("region", f"{what}; choose another region, or ship without Secure Boot", CUSTOM_KEYS)
     elif plain.startswith(("usgov", "usdod", "china")):
-        what = f"{region} is of a cloud that takes no Secure Boot keys of our own"
+        what = f"{region} is of a cloud that takes no Secure Boot keys of our own; {_NO_KEYS}"
         yield Finding("region", f"{what}; choose a region of the public cloud", CUSTOM_KEYS)

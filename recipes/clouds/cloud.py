@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ..errors import suggestion
 from ..record import dataclass
-from ..units import format_size
+from ..units import GIB, format_size
 
 TEES = ("sev-snp", "tdx", "none")
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -33,6 +33,7 @@ class Shipment:
         firmware: what it boots with, ``uefi`` or ``bios``.
         disk_format: as recipes call it, such as ``vhd``.
         disk_size: bytes of the disk as shipped: what a machine sees, not what the file takes.
+        machine_disk: bytes of a machine's own disk, or None where it is as large as the cloud makes it.
         tee: ``sev-snp``, ``tdx`` or ``none``.
         secure_boot: with our own keys.
         names: (kind, value) of all that gets a name there, such as ``("bucket", "images")``.
@@ -47,6 +48,7 @@ class Shipment:
     tee: str
     secure_boot: bool
     names: tuple[tuple[str, str], ...] = ()
+    machine_disk: int | None = None
 
     def value(self, kind: str) -> str | None:
         """The first name of that kind, if there is one."""
@@ -146,10 +148,15 @@ def name_findings(
             yield Finding(kind, what, rule.spec)
 
 
-def common_findings(cloud: str, disk_formats: tuple[str, ...], shipment: Shipment) -> Iterator[Finding]:
+def common_findings(
+    cloud: str, disk_formats: tuple[str, ...], shipment: Shipment, *, without_uefi: str
+) -> Iterator[Finding]:
     """What holds on every cloud: the words of a shipment, the disk's format, UEFI, and no realms there.
 
     None of the clouds offers confidential machines with Arm processors to the public.
+
+    Args:
+        without_uefi: what becomes of another firmware there.
     """
     for subject, word, words in (
         ("tee", shipment.tee, TEES),
@@ -162,10 +169,48 @@ def common_findings(cloud: str, disk_formats: tuple[str, ...], shipment: Shipmen
         yield Finding("disk", f"{what}; add {disk_formats[0]} to disk.formats of the recipe")
     if shipment.firmware != "uefi":
         what = f"confidential machines, vTPM and Secure Boot of {cloud} need UEFI, not {shipment.firmware}"
-        yield Finding("firmware", f"{what}; build the image with a UKI")
+        yield Finding("firmware", f"{what}; {without_uefi}; build the image with a UKI")
     if shipment.architecture == "aarch64" and shipment.tee != "none":
         what = f"{cloud} has no confidential machines with aarch64 processors"
         yield Finding("tee", f"{what}; publish an x86_64 image, or with tee none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskLimits:
+    """How large a machine's own disk may be, in GiB, and what is said of another one.
+
+    Attributes:
+        kind: of disk, as the cloud calls it.
+        too_small: what becomes of one with less than ``least``.
+        too_large: what becomes of one with more than ``most``.
+        below_image: what becomes of one that the shipped disk does not fit on.
+        spec: document and section of ``least`` and ``most``.
+    """
+
+    kind: str
+    least: int = 1
+    most: int
+    too_small: str = ""
+    too_large: str
+    below_image: str
+    spec: str
+
+
+def machine_disk_findings(shipment: Shipment, limits: DiskLimits) -> Iterator[Finding]:
+    """A finding if the machine's own disk is smaller or larger than may be, or smaller than the image."""
+    if shipment.machine_disk is None:
+        return
+    size = shipment.machine_disk // GIB
+    needed = -(-shipment.disk_size // GIB)
+    fix, spec = "", limits.spec
+    if size > limits.most:
+        what, fix = f"more than the {limits.most} of {limits.kind}; {limits.too_large}", "make it smaller"
+    elif size < limits.least:
+        what, fix = f"less than the {limits.least} of {limits.kind}; {limits.too_small}", "make it larger"
+    elif size < needed:
+        what, fix, spec = f"and the image alone needs {needed}; {limits.below_image}", "make it larger", ""
+    if fix:
+        yield Finding("disk-size", f"the machine's disk has {size} GiB, {what}; {fix} or leave it out", spec)
 
 
 def alignment_findings(cloud: str, size: int, alignment: int, answer: str, spec: str) -> Iterator[Finding]:

@@ -14,11 +14,13 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB
 from .cloud import (
+    DiskLimits,
     Finding,
     NameRule,
     Shipment,
     alignment_findings,
     common_findings,
+    machine_disk_findings,
     name_findings,
     processor_findings,
     protection_findings,
@@ -32,8 +34,14 @@ _OBJECTS = "Google Cloud, Cloud Storage, About Cloud Storage objects, Object nam
 _CONFIDENTIAL = "Google Cloud, Confidential VM, Supported configurations"
 _FEATURES = "gcloud compute images create --guest-os-features"
 
-# The largest disk: Compute Engine, "Persistent Disk".
+_DISKS = "Google Cloud, Compute Engine, Persistent Disk"
+
+# The largest disk. Spec: _DISKS.
 MAX_DISK = 64 * 1024 * GIB
+# GiB of the smallest persistent disk. Spec: _DISKS. Hyperdisks have other sizes for each type.
+_LEAST_PD = 10
+# Seen by GoogleCloudPlatform/compute-archlinux-image-builder#44; no call says so.
+_WITHOUT_UEFI = "the console of such a machine says UEFI: Failed to load image"
 
 # Machine types by what protects them. C3D, C2D and C4D offer AMD SEV, but not SEV-SNP.
 _MACHINES = {
@@ -108,11 +116,11 @@ _RULES = (
         "Google Cloud, Compute Engine, Machine families resource and comparison guide",
     ),
     NameRule(
-        "min-cpu-platform",
-        r"(?:AMD|Intel|Ampere) [A-Za-z0-9 ]{2,30}",
-        "the name of a processor, such as AMD Milan",
-        "Invalid value for field 'resource.minCpuPlatform'",
-        "Google Cloud, Compute Engine, CPU platforms",
+        "disk-type",
+        r"(?:pd|hyperdisk)-[a-z]+(?:-[a-z]+)*",
+        "the name of a type of disk, such as pd-balanced",
+        "Invalid value for field 'resource.disks[0].initializeParams.diskType'",
+        "Google Cloud, Compute Engine, Choose a disk type",
     ),
     NameRule(
         "guest-os-features",
@@ -149,8 +157,9 @@ class Gcp:
     def problems(self, shipment: Shipment) -> tuple[Finding, ...]:
         """What Google Cloud would refuse."""
         return (
-            *common_findings(self.name, self.disk_formats, shipment),
+            *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
+            *_machine_disk(shipment),
             *name_findings(self.name, _RULES, shipment.names),
             *_machine(shipment),
             *_features(shipment),
@@ -171,8 +180,26 @@ class Gcp:
 def _disk(size: int) -> Iterator[Finding]:
     yield from alignment_findings("gcp", size, GIB, "that the tar archive is not a valid image", _IMPORT)
     if size > MAX_DISK:
-        what = f"a disk of {size_text(size)}, and the largest has 64 TiB; make it smaller"
-        yield Finding("disk", what, "Google Cloud, Compute Engine, Persistent Disk")
+        what = f"a disk of {size_text(size)}, and the largest has 64 TiB"
+        yield Finding(
+            "disk", f"{what}; gcloud compute images create would refuse it; make it smaller", _DISKS
+        )
+
+
+def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
+    kind = shipment.value("disk-type") or "pd-balanced"
+    limits = DiskLimits(
+        kind=f"a disk of type {kind}",
+        least=_LEAST_PD if kind.startswith("pd-") else 1,
+        most=MAX_DISK // GIB,
+        # Google Cloud SDK 528, command_lib/compute/instances/flags.py.
+        too_small="gcloud answers that --boot-disk-size: Value must be greater than or equal to 10 GB",
+        too_large="gcloud compute instances create would refuse it",
+        # The words are in elasticluster/elasticluster#716.
+        below_image="gcp answers Requested disk size cannot be smaller than the image size",
+        spec=_DISKS,
+    )
+    yield from machine_disk_findings(shipment, limits)
 
 
 def _machine(shipment: Shipment) -> Iterator[Finding]:
@@ -183,10 +210,6 @@ def _machine(shipment: Shipment) -> Iterator[Finding]:
         yield from protection_findings("machine-type", machine, shipment, _MACHINES, answer, _CONFIDENTIAL)
         arm = machine.split("-")[0] in _ARM_SERIES
         yield from processor_findings("machine-type", machine, arm=arm, architecture=shipment.architecture)
-    platform = shipment.value("min-cpu-platform")
-    if shipment.tee == "sev-snp" and platform not in (None, "AMD Milan"):
-        what = f"{platform}, and SEV-SNP is offered with AMD Milan; leave it out or say AMD Milan"
-        yield Finding("min-cpu-platform", what, _CONFIDENTIAL)
 
 
 def _features(shipment: Shipment) -> Iterator[Finding]:

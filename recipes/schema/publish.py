@@ -15,6 +15,7 @@ what ``re`` and POSIX extended regular expressions have in common.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -38,7 +39,9 @@ class Help:
 # Common to the three clouds: RFC 1035 labels, GCP's rule and the strictest.
 SizeInGib = Annotated[int, Size]
 VmName = Annotated[str, Text(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "cvm-test")]
-Cidr = Annotated[str, Text(r"[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}|[0-9a-f:]+/[0-9]{1,3}", "203.0.113.0/24")]
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_CIDR = rf"{_BYTE}(\.{_BYTE}){{3}}/(3[0-2]|[12]?[0-9])|[0-9a-f]*:[0-9a-f:]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+Cidr = Annotated[str, Text(_CIDR, "203.0.113.0/24")]
 # Microsoft, "Naming rules and restrictions for Azure resources".
 Location = Annotated[str, Text(r"[a-z][a-z0-9]{2,30}", "eastus")]
 ResourceGroup = Annotated[str, Text(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,88}[A-Za-z0-9_-])?", "cvm-test_rg")]
@@ -118,11 +121,13 @@ class GuestFeature(Enum):
 
 
 class VolumeType(Enum):
-    """What an AWS root volume is kept on. Spec: aws ec2 register-image, Ebs.VolumeType."""
+    """What an AWS root volume is kept on. Spec: aws ec2 register-image, Ebs.VolumeType.
+
+    Those that need a number of operations (``io1``, ``io2``) are not among them: no key gives one.
+    """
 
     GP3 = "gp3"
     GP2 = "gp2"
-    IO2 = "io2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +331,7 @@ def check_publish(marks: Marks, recipe: Published) -> None:
     for name, spec in recipe.publish.clouds:
         place = ("publish", name)
         _check_ports(marks, (*place, "ports"), spec.ports)
+        _check_source(marks, name, spec.source)
         if spec.disk_size is not None and (spec.disk_size % GIB or spec.disk_size == 0):
             marks.add((*place, "disk_size"), f"publish.{name}.disk_size must be whole GiB")
         if not spec.vtpm and spec.tee not in (Tee.NONE, AwsTee.NONE):
@@ -337,7 +343,33 @@ def check_publish(marks: Marks, recipe: Published) -> None:
     azure = recipe.publish.azure
     if azure is not None and azure.image_version is None and azure_version(recipe.version) is None:
         what = f"version {recipe.version!r} is not one to three numbers, which is all an Azure gallery takes"
+        what += "; azure answers InvalidParameter (the image version name is invalid)"
         marks.add(("version",), f"{what}; set publish.azure.image_version, such as 1.0.0")
+
+
+# What a cloud says of addresses that are none, or have bits behind the prefix. The words are in
+# Azure/azure-powershell#4557, cloudflare/terraform-provider-cloudflare#86 and cloud-barista/cb-spider#386.
+_BAD_SOURCE = {
+    "azure": "azure answers SecurityRuleInvalidAddressPrefix",
+    "gcp": "gcp answers Invalid value for field 'resource.sourceRanges[0]'",
+    "aws": "aws answers InvalidParameterValue (CIDR block is malformed), or opens another range than this",
+}
+
+
+def _check_source(marks: Marks, cloud: str, source: str) -> None:
+    """Notes addresses that are none, or are not written as a cloud gives them back."""
+    if re.fullmatch(_CIDR, source) is None:
+        return  # The reader has said so.
+    key = f"publish.{cloud}.source"
+    try:
+        network = ipaddress.ip_network(source, strict=False)
+    except ValueError:
+        what = f"{key}: {source!r} is no range of addresses; {_BAD_SOURCE[cloud]}"
+        marks.add(("publish", cloud, "source"), f"{what}; write for example 203.0.113.0/24")
+        return
+    if str(network) != source:
+        what = f"{key}: {source!r} has bits behind its prefix, or could be shorter; {_BAD_SOURCE[cloud]}"
+        marks.add(("publish", cloud, "source"), f"{what}; write {network}")
 
 
 def _check_ports(marks: Marks, place: Place, ports: tuple[int, ...]) -> None:

@@ -1,7 +1,9 @@
 """What a machine in a cloud will measure, as far as the image decides it: a golden manifest of its own.
 
 Its firmware is the cloud's and not known here, so there are no values for what firmware measures of itself.
-What boots is ours, and so are the keys that let it boot.
+What boots is ours, and so are the keys that let it boot. So is the partition table (PCR 5): it was made for
+the disk as it ships, firmware measures its header and entries and not the disk behind them, and the guest
+never moves or grows it. A disk that a cloud makes larger has the same value.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def _enforces(machine: GoldenMachine) -> bool:
 
 
 def _machine(base: GoldenMachine, cloud: str, identity: dict[str, str], pcr7: Pcr7 | None) -> GoldenMachine:
-    from ..golden.manifest import Omitted, Policy, RegisterRow
+    from ..golden.manifest import Omitted, RegisterRow
     from ..measure.trace import Established, HashAlgorithm
 
     rows = [
@@ -101,7 +103,7 @@ def _machine(base: GoldenMachine, cloud: str, identity: dict[str, str], pcr7: Pc
     ]
     traces = [trace for trace in base.traces if trace.register.partition(":")[0] not in _FIRMWARE]
     policies = [
-        replace(item, policy=Policy.RECORD) if item.register == _TABLE else item
+        item
         for item in base.policies
         if item.register not in _FIRMWARE or (item.register == "PCR7" and pcr7 is not None)
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..errors import FormatError
-from ..record import dataclass
+from ..record import dataclass, replace
 from ..schema.publish import Parameter
 from ..units import GIB
 from . import keys
@@ -142,7 +142,10 @@ def write_texts(target: Path, kit: Kit, script: Path, common: Path, metadata: Pa
     deploy = target / "deploy.sh"
     deploy.write_text(render(script, kit=kit, common=shared, sh=shlex.quote), encoding="utf-8")
     deploy.chmod(0o755)
-    (target / "metadata.json").write_text(render(metadata, kit=kit), encoding="utf-8")
+    data = deploy.read_bytes()
+    named = KitFile(file=deploy.name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    whole = replace(kit, files=tuple(sorted((*kit.files, named), key=lambda item: item.file)))
+    (target / "metadata.json").write_text(render(metadata, kit=whole), encoding="utf-8")
 
 
 def add_file(target: Path, name: str, data: bytes) -> KitFile:

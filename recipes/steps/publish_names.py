@@ -66,6 +66,7 @@ def shipment(
         tee=tee,
         secure_boot=spec.secure_boot,
         names=tuple((kind, value) for kind, value in names if value),
+        machine_disk=spec.disk_size,
     )
 
 
@@ -92,6 +93,7 @@ def _azure(image: str, version: str, spec: AzureSpec, name: str) -> list[tuple[s
         ("network-security-group", f"{spec.vm}-nsg"),
         ("region", spec.location),
         ("vm-size", spec.size or spec.BY_TEE[spec.tee.value]),
+        ("security-feature", spec.security_feature.value),
         ("os-disk-security", spec.os_disk_encryption.value if spec.tee.value != "none" else None),
     ]
 
@@ -109,6 +111,7 @@ def _gcp(image: str, spec: GcpSpec, name: str) -> list[tuple[str, str | None]]:
         ("zone", spec.zone),
         ("storage-location", spec.storage_location or spec.zone.rpartition("-")[0]),
         ("machine-type", spec.machine_type or spec.BY_TEE[spec.tee.value]),
+        ("disk-type", spec.disk_type),
         ("guest-os-features", ",".join(item.value for item in spec.guest_os_features)),
     ]
 
@@ -125,6 +128,7 @@ def _aws(spec: AwsSpec, name: str) -> list[tuple[str, str | None]]:
         ("role", spec.role),
         ("security-group", spec.vm),
         ("root-device", "/dev/xvda"),
+        ("volume-type", spec.volume_type.value),
     ]
 
 

@@ -231,6 +231,69 @@ def test_a_snapshot_without_tags_is_found_by_its_import(on_aws: Place) -> None:
     assert on_aws.changes() == ["ec2 create-tags"]
 
 
+def test_an_import_that_was_removed_does_not_hide_a_later_one(on_aws: Place) -> None:
+    """AWS remembers tasks whose snapshots are gone, and the newest snapshot has no tags yet."""
+    state = on_aws.cloud.state
+    for _ in range(2):
+        assert on_aws.run().status == 0
+        assert on_aws.run("--delete", "--yes").status == 0
+    assert (len(state.of("task")), state.of("snapshot")) == (2, {})
+    assert on_aws.run().status == 0
+    number = 1 + [call.command for call in on_aws.cloud.calls].index("ec2 create-tags")
+    assert on_aws.run("--delete", "--yes").status == 0
+    on_aws.cloud.fail = number
+    outcome = on_aws.run()
+    assert (outcome.status, on_aws.changes()[-1]) == (1, "ec2 create-tags")
+    ((name, snapshot),) = state.of("snapshot").items()
+    assert snapshot["Tags"] == []
+    on_aws.cloud.fail = 0
+    broken = deepcopy(state)
+    assert on_aws.run().status == 0
+    assert "ec2 import-snapshot" not in on_aws.changes()
+    assert list(on_aws.cloud.state.of("snapshot")) == [name]
+    assert on_aws.cloud.state.of("snapshot")[name]["Tags"] != []
+    assert on_aws.run("--delete", "--yes").status == 0
+    assert on_aws.cloud.state.of("snapshot") == {}
+    on_aws.cloud.state = broken
+    assert on_aws.run("--delete", "--yes").status == 0
+    assert on_aws.cloud.state.of("snapshot") == {}
+
+
+def test_noncurrent_objects_are_no_objects(on_gcp: Place) -> None:
+    """In a bucket of the user's own, which keeps what was replaced and what was removed."""
+    own = ("--bucket", "own-images")
+    assert on_gcp.run(*own).status == 0
+    state = on_gcp.cloud.state
+    state.of("bucket")["own-images"]["versioning"] = True
+    (item,) = state.of("object").values()
+    item["custom_fields"] = {"sha256": "00" * 32}
+    assert on_gcp.run(*own).status == 0
+    assert on_gcp.changes() == ["storage cp"]
+    assert len(state.of("object")) == 2
+    assert on_gcp.run(*own).status == 0
+    assert on_gcp.changes() == []
+    assert on_gcp.run(*own, "--delete", "--yes").status == 0
+    assert "storage rm" in on_gcp.changes()
+    assert all("noncurrent_time" in each for each in state.of("object").values())
+    assert on_gcp.run(*own, "--delete", "--yes").status == 0
+    assert on_gcp.changes() == []
+    assert on_gcp.run(*own).status == 0
+    assert "storage cp" in on_gcp.changes()
+
+
+def test_a_groups_name_in_capitals_is_the_same_group(on_azure: Place) -> None:
+    """In the id of the image that Azure says a machine was made of."""
+    assert on_azure.run().status == 0
+    (machine,) = [
+        item for key, item in on_azure.cloud.state.of("resource").items() if "virtualMachines" in key
+    ]
+    assert "/resourceGroups/CVM-TEST_RG/" in machine["storageProfile"]["imageReference"]["id"]
+    assert on_azure.run().status == 0
+    assert on_azure.changes() == []
+    machine["provisioningState"] = "Failed"
+    assert "machine cvm-test could not be made" in on_azure.run().error
+
+
 def test_another_disk_is_not_uploaded(somewhere: Place) -> None:
     disk = somewhere.script.parent / somewhere.kit.disk.file
     disk.write_bytes(DISK[:-1] + b"x")
@@ -331,6 +394,10 @@ def test_the_program_is_not_installed(somewhere: Place) -> None:
         (("--ports", "22,65536"), "--ports: 65536 is not 1 to 65535"),
         (("--ports", "22;id"), "is not allowed; write for example 22,8000"),
         (("--source", "`id`"), "is not allowed; write for example 203.0.113.0/24"),
+        (("--source", "999.1.1.1/77"), "is not allowed; write for example 203.0.113.0/24"),
+        (("--source", "08.0.0.0/8"), "is not allowed; write for example 203.0.113.0/24"),
+        (("--source", "203.0.113.9/24"), "--source: '203.0.113.9/24' has bits behind its prefix"),
+        (("--source", "128.0.0.0/0"), "--source: '128.0.0.0/0' has bits behind its prefix"),
         (("--tee", "sgx"), "'sgx' is not allowed; write for example"),
         (("--disk-size", "0"), "'0' is not allowed; write for example 64"),
         (("--vtpm", "false"), "without a TPM nothing that boots is measured"),
@@ -348,6 +415,47 @@ def test_a_wrong_option_stops_before_any_call(
     assert outcome.error.startswith("deploy.sh: ")
     assert message in outcome.error
     assert not list(somewhere.folder.rglob("pwned"))
+
+
+ALONE = ("--security-feature", "ConfidentialVmSupported")
+
+
+@pytest.mark.parametrize(
+    ("cloud", "options", "message"),
+    [
+        ("azure", ("--disk-size", "4096"), "--disk-size: a disk that is booted from has at most 4095 GiB"),
+        ("azure", (*ALONE, "--tee", "none", "--secure-boot", "false"), "takes neither --tee none nor keys"),
+        ("azure", ALONE, "--security-feature: an image for confidential machines alone takes neither"),
+        ("gcp", ("--disk-size", "9"), "--disk-size: a disk of type pd-balanced has 10 GiB at least"),
+        ("gcp", ("--disk-size", "65537"), "--disk-size: the largest disk has 65536 GiB"),
+        ("aws", ("--disk-size", "65537"), "--disk-size: a volume of type gp3 has at most 65536 GiB"),
+        ("aws", ("--disk-size", "16385", "--volume-type", "gp2"), "gp2 has at most 16384 GiB"),
+    ],
+)
+def test_what_the_last_call_would_refuse_stops_before_the_first(
+    cloud: str, options: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with place(tmp_path, cloud) as made:
+        outcome = made.run(*options)
+        assert (outcome.status, outcome.out, made.cloud.calls) == (2, "", [])
+        assert message in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("cloud", "options"),
+    [
+        ("azure", ("--disk-size", "4095", *ALONE, "--secure-boot", "false")),
+        ("azure", ("--ports", "22", "--source", "203.0.113.9/32")),
+        ("gcp", ("--disk-size", "10", "--ports", "22", "--source", "::/0")),
+        ("gcp", ("--disk-size", "4", "--disk-type", "hyperdisk-balanced")),
+        ("aws", ("--disk-size", "16384", "--volume-type", "gp2")),
+        ("aws", ("--ports", "22", "--source", "128.0.0.0/1")),
+    ],
+)
+def test_what_is_just_allowed(cloud: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    with place(tmp_path, cloud) as made:
+        outcome = made.run(*options)
+        assert outcome.status == 0, outcome.error
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

@@ -39,6 +39,7 @@ AZURE = Shipment(
         ("region", "East US 2"),
         ("vm-size", "Standard_DC2es_v5"),
         ("os-disk-security", "VMGuestStateOnly"),
+        ("security-feature", "TrustedLaunchAndConfidentialVmSupported"),
     ),
 )
 GCP = Shipment(
@@ -63,6 +64,7 @@ GCP = Shipment(
         ("zone", "asia-southeast1-b"),
         ("storage-location", "asia"),
         ("machine-type", "c3-standard-4"),
+        ("disk-type", "pd-balanced"),
         ("guest-os-features", "TDX_CAPABLE,SEV_SNP_CAPABLE,GVNIC,UEFI_COMPATIBLE,VIRTIO_SCSI_MULTIQUEUE"),
     ),
 )
@@ -86,6 +88,7 @@ AWS = Shipment(
         ("role", "vmimport"),
         ("security-group", "cvm-test"),
         ("root-device", "/dev/xvda"),
+        ("volume-type", "gp3"),
     ),
 )
 GOOD = {"azure": AZURE, "gcp": GCP, "aws": AWS}
@@ -115,7 +118,7 @@ def test_a_good_shipment_names_everything_once(cloud: str) -> None:
     assert said(cloud, shipment) == []
     kinds = [kind for kind, _ in shipment.names]
     assert len(set(kinds)) == len(kinds)
-    assert set(kinds) == set(lookup(cloud).name_kinds) - {"min-cpu-platform"}
+    assert set(kinds) == set(lookup(cloud).name_kinds)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +140,7 @@ def test_a_good_shipment_names_everything_once(cloud: str) -> None:
         ("azure", named(replace(AZURE, secure_boot=False), ("region", "uk west"))),
         (
             "gcp",
-            named(
-                replace(GCP, tee="sev-snp"),
-                ("machine-type", "n2d-standard-2"),
-                ("min-cpu-platform", "AMD Milan"),
-            ),
+            named(replace(GCP, tee="sev-snp"), ("machine-type", "n2d-standard-2")),
         ),
         ("gcp", replace(GCP, disk_size=64 * 1024 * GIB)),
         (
@@ -149,6 +148,16 @@ def test_a_good_shipment_names_everything_once(cloud: str) -> None:
             replace(GCP, tee="none", architecture="aarch64", names=(("machine-type", "c4a-standard-1"),)),
         ),
         ("gcp", named(GCP, ("project", "example.com:project-1"))),
+        ("gcp", replace(GCP, machine_disk=10 * GIB)),
+        ("gcp", named(replace(GCP, machine_disk=4 * GIB), ("disk-type", "hyperdisk-balanced"))),
+        ("gcp", replace(GCP, disk_size=11 * GIB, machine_disk=11 * GIB)),
+        ("azure", replace(AZURE, disk_size=4095 * GIB, machine_disk=4095 * GIB)),
+        ("azure", replace(AZURE, machine_disk=GIB)),
+        (
+            "azure",
+            named(replace(AZURE, secure_boot=False), ("security-feature", "ConfidentialVmSupported")),
+        ),
+        ("aws", named(replace(AWS, machine_disk=16384 * GIB), ("volume-type", "gp2"))),
         ("aws", named(AWS, ("instance-type", "c6a.16xlarge"), ("region", "eu-west-1"))),
         ("aws", replace(AWS, tee="none", architecture="aarch64", names=(("instance-type", "c7gn.large"),))),
         (
@@ -186,9 +195,27 @@ OTHERWISE = [
         "aws",
         replace(AWS, firmware="bios"),
         (
-            "firmware: confidential machines, vTPM and Secure Boot of aws need UEFI, not bios; build the"
-            " image with a"
-            " UKI"
+            "firmware: confidential machines, vTPM and Secure Boot of aws need UEFI, not bios;"
+            " aws ec2 register-image takes --tpm-support with --boot-mode uefi alone; build the"
+            " image with a UKI"
+        ),
+    ),
+    (
+        "azure",
+        replace(AZURE, firmware="bios"),
+        (
+            "firmware: confidential machines, vTPM and Secure Boot of azure need UEFI, not bios;"
+            " azure answers"
+            " BadRequest (the selected VM size cannot boot Hypervisor Generation '1'); build the"
+            " image with a UKI"
+        ),
+    ),
+    (
+        "gcp",
+        replace(GCP, firmware="bios"),
+        (
+            "firmware: confidential machines, vTPM and Secure Boot of gcp need UEFI, not bios; the console of"
+            " such a machine says UEFI: Failed to load image; build the image with a UKI"
         ),
     ),
     (
@@ -222,7 +249,8 @@ OTHERWISE = [
         (
             "disk: with its footer the disk has 19923456 bytes (19.0 MiB), and an upload 20972032 to"
             " 35183298347520;"
-            " make the disk larger or smaller [azure-cli, az disk create]"
+            " the PUT of the image version (az rest) would fail; make the disk larger or smaller"
+            " [azure-cli, az disk create]"
         ),
     ),
     (
@@ -231,7 +259,8 @@ OTHERWISE = [
         (
             "disk: a disk of 4398046511104 bytes (4096 GiB), and a disk that is booted from has at most"
             " 4095 GiB;"
-            " make it smaller [Microsoft Learn, Introduction to Azure managed disks, OS disk]"
+            " az vm create would refuse it; make it smaller [Microsoft Learn, Introduction to"
+            " Azure managed disks, OS disk]"
         ),
     ),
     # Azure: machines.
@@ -264,8 +293,8 @@ OTHERWISE = [
         "azure",
         named(replace(AZURE, secure_boot=False), ("os-disk-security", "DiskWithVMGuestState")),
         (
-            "os-disk-security: DiskWithVMGuestState needs Secure Boot, and the image has none; use"
-            " VMGuestStateOnly or"
+            "os-disk-security: DiskWithVMGuestState needs Secure Boot, and the image has none; azure answers"
+            " BadRequest; use VMGuestStateOnly or"
             " sign the image [Microsoft Learn, About Azure confidential VMs, Confidential OS disk encryption]"
         ),
     ),
@@ -274,7 +303,8 @@ OTHERWISE = [
         replace(AZURE, tee="none", names=(("os-disk-security", "NonPersistedTPM"),)),
         (
             "os-disk-security: NonPersistedTPM is for confidential machines, and the image has tee none;"
-            " leave it out"
+            " azure answers BadRequest (the parameter 'managedDisk.securityProfile' can only be set for"
+            " Confidential VMs); leave it out"
             " [azure-cli, az vm create]"
         ),
     ),
@@ -283,7 +313,7 @@ OTHERWISE = [
         named(AZURE, ("region", "Mexico Central")),
         (
             "region: Mexico Central takes no Secure Boot keys of our own, and the image is signed with"
-            " them; choose"
+            " them; the PUT of the image version (az rest) would fail; choose"
             " another region, or ship without Secure Boot [Microsoft Learn, Secure Boot UEFI keys,"
             " Considerations]"
         ),
@@ -292,8 +322,8 @@ OTHERWISE = [
         "azure",
         named(AZURE, ("region", "usgovvirginia")),
         (
-            "region: usgovvirginia is of a cloud that takes no Secure Boot keys of our own; choose a"
-            " region of the"
+            "region: usgovvirginia is of a cloud that takes no Secure Boot keys of our own; the PUT of the"
+            " image version (az rest) would fail; choose a region of the"
             " public cloud [Microsoft Learn, Secure Boot UEFI keys, Considerations]"
         ),
     ),
@@ -325,7 +355,9 @@ OTHERWISE = [
         named(AZURE, ("image-version", "1.0.2147483648")),
         (
             "image-version: 2147483648 in '1.0.2147483648' is more than 2147483647, the largest 32-bit"
-            " integer; use"
+            " integer; azure answers InvalidParameter (the image version name should follow"
+            " Major(int).Minor(int).Patch(int) format, where int is between 0 and 2,147,483,647"
+            " (inclusive)); use"
             " smaller numbers [Microsoft Learn, Naming rules and restrictions for Azure resources,"
             " Microsoft.Compute]"
         ),
@@ -346,7 +378,8 @@ OTHERWISE = [
         "gcp",
         replace(GCP, disk_size=(64 * 1024 + 1) * GIB),
         (
-            "disk: a disk of 70369817919488 bytes (65537 GiB), and the largest has 64 TiB; make it smaller"
+            "disk: a disk of 70369817919488 bytes (65537 GiB), and the largest has 64 TiB; gcloud compute"
+            " images create would refuse it; make it smaller"
             " [Google Cloud, Compute Engine, Persistent Disk]"
         ),
     ),
@@ -383,16 +416,6 @@ OTHERWISE = [
     ),
     (
         "gcp",
-        named(
-            replace(GCP, tee="sev-snp"), ("machine-type", "n2d-standard-2"), ("min-cpu-platform", "AMD Rome")
-        ),
-        (
-            "min-cpu-platform: AMD Rome, and SEV-SNP is offered with AMD Milan; leave it out or say AMD Milan"
-            " [Google Cloud, Confidential VM, Supported configurations]"
-        ),
-    ),
-    (
-        "gcp",
         named(GCP, ("guest-os-features", "GVNIC,UEFI_COMPATIBLE,SEV_SNP_CAPABLE")),
         (
             "guest-os-features: TDX_CAPABLE is missing; gcp would not start a machine with tee tdx; add it"
@@ -414,7 +437,7 @@ OTHERWISE = [
         replace(AWS, disk_size=8193 * GIB),
         (
             "disk: a disk of 8797166764032 bytes (8193 GiB), and beyond 8 TiB an import needs a manifest;"
-            " make it"
+            " aws ec2 import-snapshot would refuse it; make it"
             " smaller [AWS, VM Import/Export User Guide, Limitations]"
         ),
     ),
@@ -422,8 +445,113 @@ OTHERWISE = [
         "aws",
         replace(AWS, tee="tdx"),
         (
-            "tee: aws has no machines with TDX; publish there with sev-snp, or publish to azure or gcp"
-            " [Amazon EC2 User Guide, AMD SEV-SNP for Amazon EC2 instances, Requirements]"
+            "tee: aws has no machines with TDX, and --cpu-options of aws ec2 run-instances no word for them;"
+            " publish there with sev-snp, or publish to azure or gcp"
+            " [Amazon EC2 API Reference, CpuOptionsRequest]"
+        ),
+    ),
+    # What an Azure image is for.
+    (
+        "azure",
+        named(
+            replace(AZURE, tee="none", secure_boot=False, names=()),
+            ("vm-size", "Standard_D2s_v5"),
+            ("security-feature", "ConfidentialVmSupported"),
+        ),
+        (
+            "security-feature: of an image with ConfidentialVmSupported no machine with Trusted"
+            " Launch is made,"
+            " and the image has tee none; azure answers BadRequest (use of TrustedLaunch setting is not"
+            " supported for the provided image); use TrustedLaunchAndConfidentialVmSupported"
+            " [Microsoft Learn,"
+            " Deploy confidential VM from an Azure Compute Gallery image, Create"
+            " ConfidentialVMSupported image]"
+        ),
+    ),
+    (
+        "azure",
+        named(AZURE, ("security-feature", "ConfidentialVmSupported")),
+        (
+            "security-feature: an image with ConfidentialVmSupported takes no Secure Boot keys"
+            " of our own, and"
+            " the image is signed with them; the PUT of the image version (az rest) would fail; use"
+            " TrustedLaunchAndConfidentialVmSupported, or ship without Secure Boot"
+            " [Microsoft Learn, Secure Boot UEFI keys, Prerequisites]"
+        ),
+    ),
+    # A machine's own disk.
+    (
+        "azure",
+        replace(AZURE, machine_disk=4096 * GIB),
+        (
+            "disk-size: the machine's disk has 4096 GiB, more than the 4095 of a disk that is"
+            " booted from; az vm"
+            " create would refuse it; make it smaller or leave it out"
+            " [Microsoft Learn, Introduction to Azure managed disks, OS disk]"
+        ),
+    ),
+    (
+        "azure",
+        replace(AZURE, disk_size=3 * GIB + MIB, machine_disk=3 * GIB),
+        (
+            "disk-size: the machine's disk has 3 GiB, and the image alone needs 4; azure answers"
+            " OperationNotAllowed (the specified disk size is smaller than the size of the corresponding disk"
+            " in the VM image); make it larger or leave it out"
+        ),
+    ),
+    (
+        "gcp",
+        replace(GCP, machine_disk=9 * GIB),
+        (
+            "disk-size: the machine's disk has 9 GiB, less than the 10 of a disk of type pd-balanced; gcloud"
+            " answers that --boot-disk-size: Value must be greater than or equal to 10 GB; make it larger or"
+            " leave it out [Google Cloud, Compute Engine, Persistent Disk]"
+        ),
+    ),
+    (
+        "gcp",
+        replace(GCP, machine_disk=65537 * GIB),
+        (
+            "disk-size: the machine's disk has 65537 GiB, more than the 65536 of a disk of type pd-balanced;"
+            " gcloud compute instances create would refuse it; make it smaller or leave it out"
+            " [Google Cloud, Compute Engine, Persistent Disk]"
+        ),
+    ),
+    (
+        "gcp",
+        replace(GCP, disk_size=12 * GIB, machine_disk=11 * GIB),
+        (
+            "disk-size: the machine's disk has 11 GiB, and the image alone needs 12; gcp answers"
+            " Requested disk"
+            " size cannot be smaller than the image size; make it larger or leave it out"
+        ),
+    ),
+    (
+        "aws",
+        replace(AWS, machine_disk=70000 * GIB),
+        (
+            "disk-size: the machine's disk has 70000 GiB, more than the 65536 of a volume of"
+            " type gp3; aws ec2"
+            " run-instances would refuse it; make it smaller or leave it out"
+            " [Amazon EBS User Guide, Amazon EBS volume types]"
+        ),
+    ),
+    (
+        "aws",
+        named(replace(AWS, machine_disk=16385 * GIB), ("volume-type", "gp2")),
+        (
+            "disk-size: the machine's disk has 16385 GiB, more than the 16384 of a volume of"
+            " type gp2; aws ec2"
+            " run-instances would refuse it; make it smaller or leave it out"
+            " [Amazon EBS User Guide, Amazon EBS volume types]"
+        ),
+    ),
+    (
+        "aws",
+        replace(AWS, disk_size=2 * GIB + 512, machine_disk=2 * GIB),
+        (
+            "disk-size: the machine's disk has 2 GiB, and the image alone needs 3; aws answers"
+            " InvalidBlockDeviceMapping (volume is smaller than snapshot); make it larger or leave it out"
         ),
     ),
     (
@@ -536,6 +664,9 @@ EDGES: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("aws", "role"): (["vmimport", "a+=,.@-_"], ["", "a b", "a" * 65]),
     ("aws", "security-group"): (["a b_1"], ["sg-1", "", "a" * 256, "ä"]),
     ("aws", "root-device"): (["/dev/sda1"], ["xvda", "/dev/sdf"]),
+    ("aws", "volume-type"): (["gp2", "gp3"], ["gp4", "io2", "standard"]),
+    ("azure", "security-feature"): (["TrustedLaunchAndConfidentialVmSupported"], ["Standard", ""]),
+    ("gcp", "disk-type"): (["pd-ssd", "hyperdisk-balanced-high-availability"], ["pd", "ssd", "pd-"]),
 }
 
 

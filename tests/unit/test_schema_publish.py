@@ -125,8 +125,39 @@ def test_the_projects_recipe_goes_to_every_cloud(tmp_path: Path) -> None:
         (
             "{azure: {}}",
             "1.0~rc1",
-            "version '1.0~rc1' is not one to three numbers, which is all an Azure gallery",
+            (
+                "version '1.0~rc1' is not one to three numbers, which is all an Azure gallery takes; azure"
+                " answers InvalidParameter (the image version name is invalid); set publish.azure.image_ver"
+            ),
         ),
+        (
+            "{azure: {source: 999.1.1.1/77}}",
+            "1",
+            "publish.azure.source: '999.1.1.1/77' is not allowed; write for example 203.0.113.0/24",
+        ),
+        ("{gcp: {source: 203.0.113.0/33}}", "1", "'203.0.113.0/33' is not allowed"),
+        (
+            "{gcp: {source: 203.0.113.9/24}}",
+            "1",
+            (
+                "publish.gcp.source: '203.0.113.9/24' has bits behind its prefix, or could be shorter; gcp"
+                " answers Invalid value for field 'resource.sourceRanges[0]'; write 203.0.113.0/24"
+            ),
+        ),
+        (
+            "{azure: {source: '2001:db8:0::/48'}}",
+            "1",
+            (
+                "has bits behind its prefix, or could be shorter; azure answers"
+                " SecurityRuleInvalidAddressPrefix; write 2001:db8::/48"
+            ),
+        ),
+        (
+            "{aws: {source: '1:2:3/48'}}",
+            "1",
+            "publish.aws.source: '1:2:3/48' is no range of addresses; aws answers InvalidParameterValue",
+        ),
+        ("{aws: {volume_type: io2}}", "1", "publish.aws.volume_type: 'io2' is not known; known: gp2, gp3"),
         ("{azure: {vm: A_b}}", "1", "publish.azure.vm: 'A_b' is not allowed; write for example cvm-test"),
         ("{aws: {tee: tdx}}", "1", "publish.aws.tee: 'tdx' is not known; known: none, sev-snp"),
         ("{openstack: {}}", "1", "unknown key 'openstack'"),
@@ -138,6 +169,14 @@ def test_mistakes(publish: str, version: str, message: str, tmp_path: Path) -> N
         load_image(recipe(tmp_path, publish, version), tmp_path)
     (problem,) = caught.value.problems
     assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    "source", ["0.0.0.0/0", "203.0.113.9/32", "10.255.0.0/16", "'::/0'", "'2001:db8::/48'"]
+)
+def test_addresses_that_may_reach_a_machine(source: str, tmp_path: Path) -> None:
+    image = load_image(recipe(tmp_path, f"{{gcp: {{source: {source}}}}}"), tmp_path)
+    assert image.recipe.publish.gcp == GcpSpec(source=source.strip("'"))
 
 
 def test_a_version_for_azure_alone(tmp_path: Path) -> None:

@@ -28,13 +28,14 @@ from recipes.golden.manifest import (
     ShippedDisk,
     dump,
 )
+from recipes.golden.verify import Comparison, Difference
 from recipes.golden.workload import with_workload
 from recipes.measure.tpm import fold
 from recipes.measure.trace import Established, HashAlgorithm, Step, Trace
 from recipes.measure.userspace import workload_step
 from recipes.reader import Marks, Place
 from recipes.schema import Image, load_image
-from recipes.schema.publish import AwsSpec, AzureSpec, CloudSpec, GcpSpec, PublishSpec
+from recipes.schema.publish import AwsSpec, AzureSpec, CloudSpec, GcpSpec, PublishSpec, SecurityFeature
 from recipes.steps import digests, keys, publish, publish_golden, publish_kit
 from recipes.steps.digests import DigestCache, sidecar, sidecar_text
 from recipes.steps.publish_names import disk_name, note, shipment
@@ -312,7 +313,7 @@ def test_a_kit(cloud: str, files: Path) -> None:
         assert hashlib.sha256(found[item["file"]]).hexdigest() == item["sha256"]
         assert len(found[item["file"]]) == item["size"]
     listed = {item["file"] for item in metadata["files"]}
-    assert set(found) - listed == {"deploy.sh", "metadata.json", name}
+    assert set(found) - listed == {"metadata.json", name}
 
 
 @pytest.mark.parametrize("cloud", sorted(SPECS))
@@ -372,7 +373,7 @@ def test_what_a_machine_in_a_cloud_measures(cloud: str, files: Path) -> None:
     assert made.value("PCR7", HashAlgorithm.SHA256) == keys_there.value(HashAlgorithm.SHA256)
     assert {row.established for row in made.registers} == {Established.SPEC_ONLY}
     policies = {item.register: item.policy for item in made.policies}
-    assert (policies["PCR5"], policies["PCR4"]) == (Policy.RECORD, Policy.ENFORCE)
+    assert policies == dict.fromkeys(("PCR4", "PCR5", "PCR7", "PCR9", "PCR11"), Policy.ENFORCE)
     assert {item.register for item in made.omitted} == {"PCR0", "PCR1"}
     identity = json.loads(made.identity)
     assert (identity["cloud"], identity["tee"]) == (cloud, "sev-snp" if cloud == "aws" else "tdx")
@@ -380,6 +381,14 @@ def test_what_a_machine_in_a_cloud_measures(cloud: str, files: Path) -> None:
     assert metadata["golden"]["machine"] == "q35-True"
     assert len(metadata["golden"]["registers"]) == 5 * len(HashAlgorithm)
     assert metadata["golden"]["assumptions"] == list(keys_there.assumptions)
+
+
+def test_another_partition_table_is_a_difference_in_a_cloud_too(files: Path) -> None:
+    found = publish_golden.cloud_golden(files / "golden.json", "gcp", "gce", {}, None)
+    (made,) = manifest_reader.load(found.text, "x").machines
+    difference = Difference(register="PCR5", message="another table")
+    seen = Comparison(machine=made.name, results=(), differences=(difference,), events=1)
+    assert seen.enforced(made) == (difference,)
 
 
 def test_a_machine_like_that_is_not_needed(files: Path) -> None:
@@ -417,6 +426,44 @@ def test_a_disk_that_the_cloud_would_not_take(files: Path) -> None:
     with pytest.raises(FormatError, match=r"disk\.vhd: footer"):
         build(files, "azure", files / "kit")
     assert not (files / "kit").exists()
+
+
+@pytest.mark.parametrize("cloud", sorted(SPECS))
+def test_a_machine_whose_disk_is_smaller_than_the_image(
+    cloud: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found only here, where the disk is: before, it may be as small as can be."""
+    monkeypatch.setattr(publish, "_disk", large_disk)
+    with pytest.raises(SpecError) as caught:
+        build(files, cloud, files / "kit", replace(SPECS[cloud], disk_size=20 * GIB))
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(
+        f"publish.{cloud}: disk-size: the machine's disk has 20 GiB, and the image"
+    )
+    assert not (files / "kit").exists()
+
+
+def large_disk(subject: publish.Subject, shipped: Path, raw: Path) -> publish_kit.KitDisk:
+    size, sha256 = digests.read_sidecar(shipped)
+    return publish_kit.KitDisk(
+        file="disk", format=subject.disk_format, size=size, sha256=sha256, virtual_size=21 * GIB
+    )
+
+
+def test_a_disk_size_that_a_cloud_refuses_is_said_before_anything_is_built(tmp_path: Path) -> None:
+    spec = PublishSpec(
+        azure=AzureSpec(disk_size=5000 * GIB, security_feature=SecurityFeature.CONFIDENTIAL),
+        gcp=GcpSpec(disk_size=2 * GIB),
+        aws=AwsSpec(disk_size=70000 * GIB),
+    )
+    with pytest.raises(SpecError) as caught:
+        publish.steps(image_of(tmp_path, spec, ("raw", "vhd", "vmdk", "gce")))
+    assert sorted(problem.message.rpartition(": ")[0][:31] for problem in caught.value.problems) == [
+        "publish.aws: disk-size",
+        "publish.azure: disk-size",
+        "publish.azure: security-feature",
+        "publish.gcp: disk-size: the mac",
+    ]
 
 
 def test_a_disk_that_is_too_small(files: Path) -> None:

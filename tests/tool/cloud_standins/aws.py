@@ -485,7 +485,7 @@ TABLE: dict[str, Command] = {
             "--ena-support": Flag(switch=True),
             "--imds-support": Flag(r"v2\.0"),
             "--block-device-mappings": Flag(
-                r"DeviceName=/dev/xvda,Ebs=\{SnapshotId=snap-[0-9a-f]+,VolumeType=(gp2|gp3|io2),DeleteOnTermination=true\}"
+                r"DeviceName=/dev/xvda,Ebs=\{SnapshotId=snap-[0-9a-f]+,VolumeType=(gp2|gp3),DeleteOnTermination=true\}"
             ),
             "--tag-specifications": Flag(f"ResourceType=image,{_TAGS}"),
             "--tpm-support": optional(Flag(r"v2\.0")),

@@ -353,6 +353,25 @@ def rule_delete(state: State, arguments: Arguments) -> object:
     return None
 
 
+def shouted(identifier: str) -> str:
+    """An id as Compute answers with it: https://github.com/MicrosoftDocs/azure-docs/issues/98457."""
+    before, group, after = re.split("(?<=/resourceGroups/)([^/]+)", identifier)
+    return f"{before}{group.upper()}{after}"
+
+
+def check_security(state: State, arguments: Arguments) -> None:
+    """What an image definition lets a machine be.
+
+    Of ConfidentialVMSupported Gen2 and confidential machines are made; words from Azure/azure-cli#28005.
+    Spec: https://learn.microsoft.com/azure/confidential-computing/create-confidential-vm-from-compute-gallery
+    """
+    definition = show(state, arguments["--image"].partition("/versions/")[0])
+    features = {item["name"]: item["value"] for item in definition["features"]}
+    kind = arguments["--security-type"]
+    if kind == "TrustedLaunch" and not features["SecurityType"].startswith("TrustedLaunch"):
+        raise refused("BadRequest", "Use of TrustedLaunch setting is not supported for the provided image.")
+
+
 def vm_create(state: State, arguments: Arguments) -> object:
     check_group(state, arguments)
     check_place(arguments)
@@ -363,6 +382,7 @@ def vm_create(state: State, arguments: Arguments) -> object:
         raise refused("InvalidParameter", f"The value {size} provided for the VM size is not valid.")
     if confidential != (size in CONFIDENTIAL_SIZES):
         raise refused("BadRequest", f"The VM size '{size}' is not supported with security type.")
+    check_security(state, arguments)
     if confidential and not arguments.has("--os-disk-security-encryption-type"):
         raise RefusedError(1, "ERROR: usage error: --os-disk-security-encryption-type is required")
     name = arguments["--name"]
@@ -380,7 +400,7 @@ def vm_create(state: State, arguments: Arguments) -> object:
         **common,
         "type": "Microsoft.Compute/virtualMachines",
         "provisioningState": "Succeeded",
-        "storageProfile": {"imageReference": {"id": arguments["--image"]}},
+        "storageProfile": {"imageReference": {"id": shouted(arguments["--image"])}},
         "diagnosticsProfile": None,
         "nic": resource_id(arguments, "Microsoft.Network/networkInterfaces", f"{name}VMNic"),
     }

@@ -47,8 +47,15 @@ machine's clock, which the host sets.
 * Answers are one line of JSON in ASCII; every one has `"schema": 1`, and `Connection: close`.
 * *base64* is RFC 4648 section 4, with padding and without line ends. *hex* is lower case.
 * `||` joins bytes.
-* A client has at most 4 connections at once and may have 10 quotes at once, then one every 2 seconds.
-  A head has 15 seconds to arrive, a workload 20 seconds between two pieces of it and 30 minutes at all.
+* A client (an IPv4 address, or the /64 of an IPv6 one) has at most 4 connections at once and may have
+  10 quotes at once, then one every 2 seconds. A head has 15 seconds to arrive, a workload 20 seconds
+  between two pieces of it and 30 minutes at all. An answer is to be read within 5 seconds, and one more
+  for every 128 KiB of it.
+* There are 16 connections at once. Where all are taken, the oldest one whose request is not complete, or
+  is answered already, is ended for a newcomer: of the client that has most, if it has no fewer than the
+  newcomer. Who is ended so sees the connection close without an answer, and may ask again. This holds
+  against a few clients: whoever has many IPv6 networks, or asks for quotes from many addresses, can still
+  crowd the service. So a port that strangers reach needs a firewall in front where that matters.
 
 ## GET /v1/collateral?nonce=NONCE
 

@@ -59,7 +59,7 @@ Dir::Etc::preferencesparts "/dev/null";
 # As root, apt would download as the user _apt, who may not write where we are.
 _AS_ROOT = 'APT::Sandbox::User "root";\n'
 
-_INSTALL = re.compile(r"^Inst (\S+) (?:\[\S*\] )?\((\S+) .*\[(\S+)\]\)", re.MULTILINE)
+_INSTALL = re.compile(r"^Inst (\S+) (?:\[\S*\] )?\((\S+) .*\[([^\s\[\]]+)\]\)", re.MULTILINE)
 _DOWNLOAD = re.compile(r"^'[^']*' ([^_\s]+)_([^_\s]+)_([^_\s]+)\.deb ", re.MULTILINE)
 _UNSIGNED = re.compile(
     r"NO_PUBKEY|EXPKEYSIG|Missing key|is not signed|no longer signed|(couldn't|could not) be verified"
@@ -232,8 +232,9 @@ class AptGet:
         for path in sorted((self.folder / "state" / "lists").glob("*Release")):
             with path.open("rb") as file:
                 head = file.read(65536)
-            match = re.search(rb"^Date:[ \t]*([ -~]+?)[ \t]*\r?$", head, re.MULTILINE)
-            moment = _moment(match[1].decode()) if match else None
+            # Blanks around it come off afterwards; a pattern that tells them apart goes over them many times.
+            match = re.search(rb"^Date:([ -~\t]*)\r?$", head, re.MULTILINE)
+            moment = _moment(match[1].decode().strip(" \t")) if match else None
             if moment is None:
                 raise FormatError(
                     path.name, "no date that can be read; fetch it again, or use another mirror"
@@ -249,6 +250,6 @@ def _moment(date: str) -> int | None:
     """
     try:
         moment = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())

@@ -19,7 +19,7 @@ from .paths import read_file
 
 PACKAGED, LOCAL = "usr/share/ca-certificates", "usr/local/share/ca-certificates"
 TARGET = "etc/ssl/certs"
-_PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----(.*?)-----END ", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
 _VERSION = 0xA0  # RFC 5280: version is context tag 0, the only optional field before the subject
 # Text types that are brought to one form before hashing (OpenSSL crypto/asn1/a_mbstr.c: ASN1_MASK_CANON),
 # X.680.

@@ -50,10 +50,10 @@ def parse_profile(name: str, text: str) -> Profile:
     fields: dict[str, str] = {}
     current = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        match = re.match(r"(\S+):\s+(.*?)\s*$", line) or re.fullmatch(r"(\S+):()\s*", line)
+        match = re.fullmatch(r"(\S+):\s+(.*)", line) or re.fullmatch(r"(\S+):()\s*", line)
         if match:
             current = match[1].removesuffix("-Final")
-            fields[current] = match[2]
+            fields[current] = match[2].strip()
         elif line.strip():
             if not current:
                 raise SpecError(f"{PROFILES}/{name}:{number}: {line.strip()!r} belongs to no field")

@@ -5,7 +5,9 @@ It only speaks with the network. What it tells is made by attest-evidence, and a
 by attest-workload; both are asked over a socket, and this program has no other rights. It uses Python's
 standard library alone. ``goldsmith attest --protocol`` is the whole of what it answers.
 
-A connection is one request, and has a time by which it is over, whatever it is that takes long.
+A connection is one request, and has a time by which it is over, whatever it is that takes long. Anybody may
+connect, so what comes is read in a time that grows with its length and no faster, and who only holds a
+connection gives way to others.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import ssl
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,22 +32,28 @@ MAX_HEAD = 8 * KIB
 # A firmware log of 1 MiB and one of user space make less than this in base64.
 MAX_EVIDENCE = 4 * MIB
 PIECE = 64 * KIB
+# Each has a thread, of which the unit's TasksMax allows twice as many.
 MAX_CONNECTIONS = 16
 MAX_PER_CLIENT = 4
 # Seconds for TLS and the head of a request, for making evidence, and between two pieces of a workload.
 HEAD_TIME, EVIDENCE_TIME, PIECE_TIME = 15.0, 90.0, 20.0
 # For a workload: to arrive, and then to be checked, measured and started.
 BODY_TIME, TAKE_TIME = 1800.0, 1800.0
+# For an answer: 5 s, and one more for so many bytes (1 Mbit/s). Only evidence is long; at most it has 37 s.
+ANSWER_TIME, ANSWER_RATE = 5.0, 128 * KIB
 # Quotes, which make the TPM work: so many at once, and one more in so many seconds, for each client.
 BURST, REFILL = 10, 2.0
 MAX_CLIENTS = 256
 # Seconds until the next connection is looked for where one could not be taken.
 PAUSE = 0.5
+# For the thread of a connection that makes room to end; its socket is shut down, so nothing holds it up.
+ROOM_TIME = 3.0
 # What is read and thrown away behind an answer, so that it is not lost with the rest of a request.
 MAX_DISCARDED, DISCARD_TIME = 4 * MIB, 3.0
 
 REQUEST = re.compile(r"([A-Z]{1,16}) (/[!-~]{0,1024}) HTTP/1\.1")
-HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([ -~\t]*?)[ \t]*")
+# The blanks around a value are not told apart here: several ways to match them are tried one after the other.
+HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):([ -~\t]*)")
 NONCE = re.compile(r"/v1/collateral\?nonce=((?:[0-9a-f]{2}){16,64})")
 COLLATERAL, WORKLOAD = "/v1/collateral", "/v1/workload"
 REASONS = {
@@ -95,28 +104,86 @@ class Request:
     rest: bytes
 
 
+@dataclass(eq=False)
+class Place:
+    """Of a connection, from when it is taken until its thread ends.
+
+    Attributes:
+        busy: a request is there and not answered yet, so nobody else gets the place.
+        lost: somebody else gets it.
+    """
+
+    client: str
+    plain: socket.socket
+    busy: bool = False
+    lost: bool = False
+
+
 class Clients:
-    """How many connections each client has, and when it last asked for a quote."""
+    """Which connections there are, and when each client last asked for a quote."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: dict[str, int] = {}
+        # Sockets of places are shut down and closed under it, so none is shut down that is closed.
+        self._lock = threading.Condition()
+        self._places: list[Place] = []
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def enter(self, client: str) -> bool:
-        """Whether one more connection is taken."""
-        with self._lock:
-            if sum(self._open.values()) >= MAX_CONNECTIONS or self._open.get(client, 0) >= MAX_PER_CLIENT:
-                return False
-            self._open[client] = self._open.get(client, 0) + 1
-            return True
+    def enter(self, client: str, plain: socket.socket) -> Place | None:
+        """A place for one more connection; where all are taken, that of one which is not busy.
 
-    def leave(self, client: str) -> None:
-        """Forgets a connection."""
+        Waits until the thread of that one is done, so there are never more of them than places.
+        """
         with self._lock:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
+            if sum(place.client == client for place in self._places) >= MAX_PER_CLIENT:
+                return None
+            if len(self._places) >= MAX_CONNECTIONS:
+                if not self._displace(client):
+                    return None
+                if not self._lock.wait_for(lambda: len(self._places) < MAX_CONNECTIONS, ROOM_TIME):
+                    return None
+            place = Place(client, plain)
+            self._places.append(place)
+            return place
+
+    def _displace(self, newcomer: str) -> bool:
+        """Ends the oldest connection that is not busy, of the client that has most; whether there is one.
+
+        Who has fewer than the newcomer keeps them.
+        """
+        held = Counter(place.client for place in self._places)
+        idle = [place for place in self._places if not (place.busy or place.lost)]
+        found = max(idle, key=lambda place: held[place.client], default=None)
+        if found is None or held[found.client] < held[newcomer]:
+            return False
+        found.lost = True
+        log(found.client, 0, f"makes room for {newcomer}")
+        # Whoever reads or writes it finds it ended; where the other side has done so already, this fails.
+        with contextlib.suppress(OSError):
+            found.plain.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def begin(self, place: Place) -> None:
+        """Notes that a request is there.
+
+        Raises:
+            ConnectionAbortedError: too late.
+        """
+        with self._lock:
+            if place.lost:
+                raise ConnectionAbortedError("somebody else has its place")
+            place.busy = True
+
+    def end(self, place: Place) -> None:
+        """Notes that it is answered; the other side may take its time to say good-bye."""
+        with self._lock:
+            place.busy = False
+
+    def leave(self, place: Place) -> None:
+        """Closes and forgets a connection."""
+        with self._lock:
+            self._places.remove(place)
+            self._lock.notify()
+            place.plain.close()
 
     def may_ask(self, client: str) -> bool:
         """Whether a client may have a quote now."""
@@ -157,9 +224,16 @@ class Line:
             raise RefusedError(400, "request", f"the connection broke: {error}") from None
 
     def send(self, data: bytes) -> None:
-        """Writes all of it."""
-        self._limit(HEAD_TIME)
-        self.tls.sendall(data)
+        """Writes all of it.
+
+        Raises:
+            RefusedError: the other side does not read it in time.
+        """
+        rest = memoryview(data)
+        # Not sendall(), which gives every record of TLS all of the time.
+        while rest:
+            self._limit(HEAD_TIME)
+            rest = rest[self.tls.send(rest) :]
 
     def _limit(self, at_most: float) -> None:
         left = self._end - time.monotonic()
@@ -187,46 +261,47 @@ class Service:
                 time.sleep(PAUSE)
                 continue
             client = group(address[0])
-            if not self._clients.enter(client):
+            place = self._clients.enter(client, connection)
+            if place is None:
                 connection.close()
                 continue
             try:
-                threading.Thread(target=self._serve, args=(connection, client), daemon=True).start()
+                threading.Thread(target=self._serve, args=(place,), daemon=True).start()
             except RuntimeError as error:
                 log(client, 0, f"no thread: {error}")
-                connection.close()
-                self._clients.leave(client)
+                self._clients.leave(place)
                 time.sleep(PAUSE)
 
-    def _serve(self, connection: socket.socket, client: str) -> None:
-        what, tls, plain = "no request", None, None
+    def _serve(self, place: Place) -> None:
+        what, client = "no request", place.client
         try:
-            connection.settimeout(HEAD_TIME)
-            plain = connection.dup()
-            tls = self._context.wrap_socket(connection, server_side=True)
-            line = Line(tls, HEAD_TIME)
-            try:
-                request = read_request(line)
-                what = f"{request.method} {request.target[:80]}"
-                status, body = 200, self._answer(request, line, client)
-            except RefusedError as refusal:
-                status, body = refusal.status, refusal_body(refusal)
-                what += f": {refusal.field}: {refusal}"
-            log(client, status, what)
-            line.give(HEAD_TIME)
-            line.send(head(status, len(body)) + body)
-            tls.settimeout(DISCARD_TIME)
-            with contextlib.suppress(OSError):
-                tls.unwrap()
+            place.plain.settimeout(HEAD_TIME)
+            # TLS has a copy: the place's own socket is open for as long as it may be shut down by others.
+            with place.plain.dup() as copy, self._context.wrap_socket(copy, server_side=True) as tls:
+                line = Line(tls, HEAD_TIME)
+                try:
+                    request = read_request(line)
+                    self._clients.begin(place)
+                    what = f"{request.method} {request.target[:80]}"
+                    status, body = 200, self._answer(request, line, client)
+                except RefusedError as refusal:
+                    status, body = refusal.status, refusal_body(refusal)
+                    what += f": {refusal.field}: {refusal}"
+                log(client, status, what)
+                answer = head(status, len(body)) + body
+                line.give(ANSWER_TIME + len(answer) / ANSWER_RATE)
+                line.send(answer)
+                self._clients.end(place)
+                tls.settimeout(DISCARD_TIME)
+                with contextlib.suppress(OSError):
+                    tls.unwrap()
         except (OSError, RefusedError) as error:
             log(client, 0, f"{what}: {error}")
         finally:
             try:
-                if plain is not None:
-                    drain(plain)
-                (tls or connection).close()
+                drain(place.plain)
             finally:
-                self._clients.leave(client)
+                self._clients.leave(place)
 
     def _answer(self, request: Request, line: Line, client: str) -> bytes:
         path = request.target.partition("?")[0]
@@ -343,7 +418,7 @@ def read_request(line: Line) -> Request:
         found = HEADER.fullmatch(each)
         if found is None or found[1].lower() in headers:
             raise RefusedError(400, "head", "a header is malformed, or there twice")
-        headers[found[1].lower()] = found[2]
+        headers[found[1].lower()] = found[2].strip(" \t")
     if "transfer-encoding" in headers:
         raise RefusedError(411, "Transfer-Encoding", "not known here; send Content-Length")
     length = headers.get("content-length")
@@ -416,7 +491,7 @@ def head(status: int, length: int) -> bytes:
 
 def drain(plain: socket.socket) -> None:
     """Ends a connection so that what was said last arrives, whatever of the request is still on its way."""
-    with plain, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
         plain.shutdown(socket.SHUT_WR)
         plain.settimeout(DISCARD_TIME)
         end, left = time.monotonic() + DISCARD_TIME, MAX_DISCARDED

@@ -44,7 +44,7 @@ TEST_PACKAGES = (
         "fdisk",
     ),
     *("gdisk", "cpio", "kmod", "busybox-static", "shellcheck", "binutils", "openssl", "xz-utils", "systemd"),
-    *("git", "gcc", "libc6-dev", "libssl-dev", "iproute2"),
+    *("git", "gcc", "libc6-dev", "libssl-dev", "iproute2", "p7zip-full"),
     *("qemu-user", "python3-guestfs", "linux-image-cloud-amd64", "e2fsprogs", "protobuf-compiler"),
 )
 TEST_PROGRAMS = (
@@ -62,7 +62,7 @@ TEST_PROGRAMS = (
     ),
     *("fsck.fat", "mcopy", "sbverify", "osslsigncode", "sfdisk", "sgdisk", "cpio", "depmod", "busybox"),
     *("shellcheck", "objdump", "openssl", "xz", "systemd-sysusers", "git", "cc", "ip", "debugfs", "supermin"),
-    *("cert-to-efi-sig-list", "qemu-x86_64", "protoc"),
+    *("cert-to-efi-sig-list", "qemu-x86_64", "protoc", "7z"),
 )
 
 

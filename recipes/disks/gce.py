@@ -17,6 +17,8 @@ from .format import ANY_ARCHITECTURE, ANY_FIRMWARE, DiskFormat, aligned_size
 from .source import CHUNK, Progress, RawDisk
 
 MEMBER = b"disk.raw"
+# Of a disk that is dealt with, the part for looking where content is: by far the shorter of the two readings.
+_LOOKING = 16
 _GRANULE = 64 * KIB  # zeros in between compress to nothing, and each run takes up space in the header
 
 
@@ -50,8 +52,10 @@ def tar_pieces(disk: RawDisk, progress: Progress | None = None) -> Iterator[byte
     Raises:
         FormatError: the raw image was changed while it was read.
     """
+    looked = disk.size // _LOOKING
     edges = array("Q")
-    for offset, length in disk.extents(_GRANULE):
+    look = None if progress is None else lambda done, total: progress(done // _LOOKING, total)
+    for offset, length in disk.extents(_GRANULE, look):
         edges.extend((offset, offset + length))
     sparse = oldgnu.SparseMap(disk.size, edges)
     written = 0
@@ -65,7 +69,8 @@ def tar_pieces(disk: RawDisk, progress: Progress | None = None) -> Iterator[byte
             yield piece
             written += len(piece)
             if progress is not None:
-                progress(min(position + CHUNK, end), disk.size)
+                done = min(position + CHUNK, end)
+                progress(looked + done - done // _LOOKING, disk.size)
     disk.check_unchanged()
     if progress is not None:
         progress(disk.size, disk.size)

@@ -145,16 +145,20 @@ class RawDisk:
         if progress is not None:
             progress(self.size, self.size)
 
-    def extents(self, granule: int) -> Iterator[tuple[int, int]]:
+    def extents(self, granule: int, progress: Progress | None = None) -> Iterator[tuple[int, int]]:
         """(offset, length) of the longest runs of granules that each hold a byte other than zero, in order.
 
         Offsets are multiples of ``granule``, and so are lengths, but for the one that ends with the disk.
+
+        Args:
+            granule: in bytes.
+            progress: called with bytes of the disk dealt with and its size, now and then and at the end.
 
         Raises:
             FormatError: the file was changed since this was made.
         """
         start = end = 0
-        for offset, data in self.pieces(granule):
+        for offset, data in self.pieces(granule, progress):
             if offset != end:
                 if end > start:
                     yield start, end - start

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from ..formats.tree import FilePayload, FileTree, Node, NodeType
 from ..units import KIB, format_size
 from .compose import CONFIG, SECRETS, Compose, Mount, Restart, Service, read_compose
 from .overlay import read_overlay
-from .workload_images import ImageArchive
+from .workload_images import ImageArchive, SavedImage
 
 FORMAT, VERSION = "goldsmith-workload", 1
 MANIFEST, LIST = "workload.json", "files.sha256"
@@ -128,7 +128,7 @@ def assemble(name: str, folder: WorkloadFolder, archives: Sequence[ImageArchive]
 
     Raises:
         SpecError: with every mistake of the Compose file; two archives that have an image of the same name;
-            an archive or a file that nothing uses.
+            an archive, an image or a file that nothing uses, or that another archive has.
     """
     images = _image_digests(archives)
     files = (*folder.files(CONFIG), *folder.files(SECRETS))
@@ -210,16 +210,36 @@ def _image_digests(archives: Sequence[ImageArchive]) -> dict[str, Digest]:
 
 
 def _check_archives(compose: Compose, archives: Sequence[ImageArchive], where: str) -> None:
+    """Stops at what would be loaded into every guest, and measured, for nothing."""
     used = {service.image for service in compose.services}
     stems = [archive.stem for archive in archives]
+    places: dict[str, str] = {}
     for archive in archives:
+        file = archive.path.name
         names = {name for image in archive.images for name in image.names}
-        if not names & used:
+        needed = sorted(names & used)
+        if not needed:
             has = ", ".join(sorted(names)) or "images without a name"
-            raise SpecError(f"{where}: no service uses {archive.path.name}, which has {has}; remove it")
+            raise SpecError(f"{where}: no service uses {file}, which has {has}; remove it")
         if stems.count(archive.stem) > 1:
             what = f"{archive.stem}{_TAR} is in the folder, and the recipe's images make one"
             raise SpecError(f"{where}: {what}; rename one")
+        for image in archive.images:
+            _check_image(image, file, used, where)
+        if places.keys() >= set(needed):
+            others = sorted({places[name] for name in needed})
+            what = f"{' and '.join(others)} already {'have' if others[1:] else 'has'} {', '.join(needed)}"
+            raise SpecError(f"{where}: {what}; remove {file}")
+        places |= {name: file for name in needed if name not in places}
+
+
+def _check_image(image: SavedImage, file: str, used: Collection[str], where: str) -> None:
+    if not image.names:
+        what = f"{file} has an image without a name, {image.config}"
+        raise SpecError(f"{where}: {what}; no service can use it, tag it or save the others without it")
+    if not set(image.names) & set(used):
+        has = ", ".join(sorted(image.names))
+        raise SpecError(f"{where}: no service uses {has}, which {file} has; save it without")
 
 
 def _with_manifest(

@@ -20,6 +20,7 @@ from tests.support import require_tool
 Reader = Callable[[Path, Path], None]  # file made, raw file to write
 Check = Callable[[Path], None]
 Peek = Callable[[Path, int, int, int], None]  # file made, offset, length, the byte that is there throughout
+Size = Callable[[Path], int]  # of the disk in the file made
 
 TIB = 1 << 40
 
@@ -34,6 +35,7 @@ class Row:
         large: bytes of a nearly empty disk to write: the limit of the format where a file can be that large.
         peek: looks into the large disk, which nobody could unpack.
         checks: programs that look for mistakes in the file itself.
+        sizes: programs that say how large the large disk is; they too could not unpack it.
         follows_seed: has identifiers.
     """
 
@@ -43,6 +45,7 @@ class Row:
     large: int
     peek: Peek
     checks: tuple[Check, ...] = ()
+    sizes: tuple[Size, ...] = ()
     follows_seed: bool = True
 
 
@@ -85,6 +88,30 @@ def qemu_peek(driver: str) -> Peek:
         assert f"read {length}/{length} bytes at offset {offset}" in output, output
 
     return peek
+
+
+def zip7_reader(kind: str) -> Reader:
+    """7-Zip unpacks the only file that it sees in an image of that kind."""
+
+    def read(made: Path, raw: Path) -> None:
+        folder = raw.with_suffix(".unpacked")
+        run("7z", "x", f"-t{kind}", f"-o{folder}", made)
+        (disk,) = folder.iterdir()
+        disk.rename(raw)
+        folder.rmdir()
+
+    return read
+
+
+def zip7_size(kind: str) -> Size:
+    """7-Zip lists the only file that it sees in an image of that kind."""
+
+    def size(made: Path) -> int:
+        output = run("7z", "l", "-slt", f"-t{kind}", made)
+        (line,) = (line for line in output.splitlines() if line.startswith("Size = "))
+        return int(line.removeprefix("Size = "))
+
+    return size
 
 
 def copy_reader(made: Path, raw: Path) -> None:
@@ -140,6 +167,20 @@ def ova_reader(made: Path, raw: Path) -> None:
     qemu_reader("vmdk")(_ova_disk(made), raw)
 
 
+def ova_zip7_reader(made: Path, raw: Path) -> None:
+    """7-Zip unpacks the archive, and then the disk that was in it."""
+    folder = raw.with_suffix(".appliance")
+    run("7z", "x", "-ttar", f"-o{folder}", made)
+    (disk,) = folder.glob("*.vmdk")
+    zip7_reader("VMDK")(disk, raw)
+    shutil.rmtree(folder)
+
+
+def ova_zip7_size(made: Path) -> int:
+    """GNU tar and 7-Zip."""
+    return zip7_size("VMDK")(_ova_disk(made))
+
+
 def ova_check(made: Path) -> None:
     """GNU tar and ``qemu-img check``."""
     qemu_check("vmdk")(_ova_disk(made))
@@ -150,12 +191,30 @@ def ova_peek(made: Path, offset: int, length: int, value: int) -> None:
     qemu_peek("vmdk")(_ova_disk(made), offset, length, value)
 
 
-def qemu_row(name: str, driver: str, large: int, *more: Reader, check: bool = True, seed: bool = True) -> Row:
-    """The row of a format that QEMU knows by ``driver``; ``more`` are readers made of coreutils."""
-    checks = (qemu_check(driver),) if check else ()
-    judges = f"QEMU ({driver}), coreutils" if more else f"QEMU ({driver})"
+def qemu_row(
+    name: str,
+    driver: str,
+    large: int,
+    *more: Reader,
+    zip7: str | None = None,
+    check: bool = True,
+    seed: bool = True,
+) -> Row:
+    """The row of a format that QEMU knows by ``driver``, and 7-Zip by ``zip7`` if it can read it.
+
+    Args:
+        more: readers made of coreutils.
+    """
+    judges = [f"QEMU ({driver})"] + ["coreutils"] * bool(more) + ["7-Zip"] * (zip7 is not None)
     return Row(
-        name, judges, (qemu_reader(driver), *more), large, qemu_peek(driver), checks, follows_seed=seed
+        name,
+        ", ".join(judges),
+        (qemu_reader(driver), *more, *((zip7_reader(zip7),) if zip7 else ())),
+        large,
+        qemu_peek(driver),
+        (qemu_check(driver),) if check else (),
+        (zip7_size(zip7),) if zip7 else (),
+        follows_seed=seed,
     )
 
 
@@ -165,20 +224,24 @@ def gce_row(name: str) -> Row:
     return Row(name, judges, (gnu_tar_reader, python_tar_reader), 64 * TIB, tar_peek, follows_seed=False)
 
 
+OVA_JUDGES = "GNU tar, QEMU (vmdk), 7-Zip"
+OVA = (OVA_JUDGES, (ova_reader, ova_zip7_reader), 2 * TIB, ova_peek, (ova_check,), (ova_zip7_size,))
+
 # The raw format itself ends where file offsets do; no file system here has room for that.
 ROWS = {
     row.name: row
     for row in (
         qemu_row("raw", "raw", TIB, copy_reader, check=False, seed=False),
-        qemu_row("vhd", "vpc", 2040 << 30, cut_reader, check=False),
-        qemu_row("vhd-dynamic", "vpc", 2040 << 30, check=False),
-        qemu_row("vhdx", "vhdx", 64 * TIB),
+        qemu_row("vhd", "vpc", 2040 << 30, cut_reader, zip7="VHD", check=False),
+        qemu_row("vhd-dynamic", "vpc", 2040 << 30, zip7="VHD", check=False),
+        qemu_row("vhdx", "vhdx", 64 * TIB, zip7="VHDX"),
         gce_row("gce"),
-        qemu_row("qcow2", "qcow2", 2048 * TIB, seed=False),
+        qemu_row("qcow2", "qcow2", 2048 * TIB, zip7="QCOW", seed=False),
+        # 7-Zip 26 says "Unsupported method" to zstd in a qcow2.
         qemu_row("qcow2-zstd", "qcow2", 2048 * TIB, seed=False),
-        qemu_row("qcow2-zlib", "qcow2", 2048 * TIB, seed=False),
-        qemu_row("vmdk", "vmdk", 2 * TIB),
-        Row("ova", "GNU tar, QEMU (vmdk)", (ova_reader,), 2 * TIB, ova_peek, (ova_check,)),
+        qemu_row("qcow2-zlib", "qcow2", 2048 * TIB, zip7="QCOW", seed=False),
+        qemu_row("vmdk", "vmdk", 2 * TIB, zip7="VMDK"),
+        Row("ova", *OVA),
     )
 }
 

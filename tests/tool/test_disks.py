@@ -96,6 +96,7 @@ def test_a_very_large_disk(tmp_path: Path, row: Row) -> None:
     row.peek(made, row.large // 2 + 512, 512, 0)
     row.peek(made, row.large - 128 * KIB, 64 * KIB, 0)
     row.peek(made, row.large - 64 * KIB, 64 * KIB, 0x5A)
+    assert [size(made) for size in row.sizes] == [row.large] * len(row.sizes)
 
 
 @each_row

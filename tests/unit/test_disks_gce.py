@@ -97,3 +97,14 @@ def test_a_failure_in_the_source_comes_through() -> None:
         disk.file.truncate(MIB)
         with pytest.raises(FormatError, match="it had 2097152 bytes and now ends at 1048576"):
             gzip_pieces(pieces, io.BytesIO())
+
+
+def test_both_readings_are_progress() -> None:
+    """A sixteenth is for the first; what comes between has no content to write."""
+    with disk_of(scattered(MIB, 0, 512 * KIB)) as disk:
+        seen: list[int] = []
+        for _ in tar_pieces(disk, lambda done, total: seen.append(done * 64 // total)):
+            pass
+        assert disk.size == MIB
+    # A chunk of 256 KiB each, and all; then what has been written, behind 64 and 576 KiB.
+    assert seen == [1, 2, 3, 4, 7, 37, 64]

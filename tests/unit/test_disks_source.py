@@ -208,7 +208,11 @@ def test_progress_goes_up_and_ends() -> None:
     with disk_of(b"\x01" * 768 * KIB + bytes(512)) as disk:
         seen: list[tuple[int, int]] = []
         list(disk.pieces(512, lambda done, total: seen.append((done, total))))
-        assert seen == [(step, disk.size) for step in (256 * KIB, 512 * KIB, 768 * KIB, disk.size)]
+        steps = [(step, disk.size) for step in (256 * KIB, 512 * KIB, 768 * KIB, disk.size)]
+        assert seen == steps
+        seen.clear()
+        list(disk.extents(512, lambda done, total: seen.append((done, total))))
+        assert seen == steps
 
 
 def test_a_device_has_a_size(tmp_path: Path) -> None:

@@ -168,6 +168,44 @@ def test_archives_that_nothing_uses_or_that_disagree(tmp_path: Path) -> None:
     assert mistake(tmp_path / "b", archives={"web.tar": good, "z.tar": other}) == what
 
 
+def together(*archives: dict[str, bytes]) -> bytes:
+    """One archive with the images of several."""
+    items = [item for members in archives for item in json.loads(members["manifest.json"])]
+    files = {path: data for members in archives for path, data in members.items()}
+    return tar({**files, "manifest.json": json.dumps(items).encode()})
+
+
+def test_images_that_nothing_uses_beside_one_that_is(tmp_path: Path) -> None:
+    web, data = docker_members("web:1.0"), config() + b" "
+    where = "site/docker-compose.yml"
+    archives = {"two.tar": together(web, docker_members("other:1", "db:2", data=data))}
+    what = f"{where}: no service uses db:2, other:1, which two.tar has; save it without"
+    assert mistake(tmp_path / "a", archives=archives) == what
+    archives = {"two.tar": together(web, docker_members(data=data))}
+    what = f"two.tar has an image without a name, sha256:{hashlib.sha256(data).hexdigest()}"
+    advice = "no service can use it, tag it or save the others without it"
+    assert mistake(tmp_path / "b", archives=archives) == f"{where}: {what}; {advice}"
+    archives = {"none.tar": tar(docker_members()), "web.tar": tar(web)}
+    what = f"{where}: no service uses none.tar, which has images without a name; remove it"
+    assert mistake(tmp_path / "c", archives=archives) == what
+
+
+TWO_IMAGES = COMPOSE + "  db: {image: db:2, network_mode: none}\n"
+
+
+def test_an_archive_with_nothing_that_others_have_not(tmp_path: Path) -> None:
+    web, db = docker_members("web:1.0"), docker_members("db:2", data=config() + b" ")
+    where = "site/docker-compose.yml"
+    archives = {"a.tar": tar(web), "b.tar": tar(docker_members("web:1.0", "web:1.1"))}
+    what = f"{where}: a.tar already has web:1.0; remove b.tar"
+    assert mistake(tmp_path / "a", archives=archives) == what
+    archives = {"a.tar": tar(web), "b.tar": tar(db), "c.tar": together(web, db)}
+    what = f"{where}: a.tar and b.tar already have db:2, web:1.0; remove c.tar"
+    assert mistake(tmp_path / "b", compose=TWO_IMAGES, archives=archives) == what
+    archives = {"a.tar": tar(web), "b.tar": together(web, db)}
+    assert build(tmp_path / "c", compose=TWO_IMAGES, archives=archives).manifest
+
+
 def test_a_command_line_that_is_too_long(tmp_path: Path) -> None:
     text = COMPOSE.replace("network_mode", f"command: [{'x' * 70000}]\n    network_mode")
     what = r"site/docker-compose.yml: service web: its command line has 68.6 KiB, at most 64 KiB are run; "

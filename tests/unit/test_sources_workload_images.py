@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recipes.errors import FormatError
 from recipes.sources.workload_images import read_archive
-from tests.unit.workload_samples import LAYER, config, docker_members, oci_members, tar
+from tests.unit.workload_samples import config, docker_members, oci_members, tar
 
 CONFIG = f"sha256:{hashlib.sha256(config()).hexdigest()}"
 
@@ -41,7 +41,7 @@ def test_an_archive_of_docker_save(tmp_path: Path) -> None:
 
 
 def test_several_images_of_one_archive(tmp_path: Path) -> None:
-    other = config(layers=(LAYER, LAYER))
+    other = config() + b" "
     first, second = docker_members("web:1.0"), docker_members("db:2", data=other)
     both = json.loads(first["manifest.json"]) + json.loads(second["manifest.json"])
     path = tmp_path / "all.tar"
@@ -99,8 +99,13 @@ def test_damaged_archives(tmp_path: Path) -> None:
     assert mistake(tmp_path, members) == f"web.tar: there is no file '{path}'; save the image again"
     members = oci_members("1")
     blob = f"blobs/sha256/{hashlib.sha256(config()).hexdigest()}"
+    members[blob] = members[blob].replace(b"amd64", b"arm64")
+    what = f"web.tar: {blob}: its content has another digest; save the image again"
+    assert mistake(tmp_path, members) == what
     members[blob] += b" "
-    assert mistake(tmp_path, members) == f"web.tar: {blob}: its content has another digest; save it again"
+    size = len(config())
+    what = f"web.tar: {blob}: {size + 1} bytes, its reference says {size}; save the image again"
+    assert mistake(tmp_path, members) == what
     what = "index.json: 2 images; podman loads archives of this kind with one, save each alone"
     assert mistake(tmp_path, oci_members("1", count=2)) == f"web.tar: {what}"
     members = docker_members("web:1", tags="web:1")

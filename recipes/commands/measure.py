@@ -88,7 +88,10 @@ def run(options: argparse.Namespace) -> int:
         refuse("measure", misfits, "is not for machines with SEV")
         return run_sev(options)
     if not options.launch:
-        raise ImageError("measure: no command line; write it behind --, for example -- lkvm run ...")
+        raise ImageError(
+            "measure: no command line; write it behind --, such as -- qemu-system-x86_64 ... or "
+            "-- lkvm run ..., or describe a machine with SEV by --machine"
+        )
     from ..vmm.kvmtool_parse import is_kvmtool
 
     refuse("measure", sev_options(options), "is for machines with SEV")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..record import TYPE_CHECKING
+from .arguments import LateHelp
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +30,7 @@ def add_sev_options(parser: argparse.ArgumentParser) -> None:
     sev.add_argument(
         "--machine",
         metavar="SETTINGS",
-        help="instead of a command line: vmm=ec2|gce|qemu|svsm,firmware=F,vcpus=N[,mode=,cpu=,igvm=,...]",
+        help=LateHelp(_machine_help),
     )
     sev.add_argument("--firmware-only", action="store_true", help="the digest after the firmware alone")
     sev.add_argument("--matrix-vcpus", metavar="N,N,...", help="digests for these numbers of vCPUs")
@@ -38,6 +41,12 @@ def add_sev_options(parser: argparse.ArgumentParser) -> None:
     )
     sev.add_argument("--id-key", type=Path, metavar="PEM", help="sign an ID block with this P-384 key")
     sev.add_argument("--author-key", type=Path, metavar="PEM", help="a P-384 key that signs the ID key")
+
+
+def _machine_help() -> str:
+    from ..vmm.sev_described import settings_help
+
+    return f"instead of a command line, KEY=VALUE,KEY=VALUE,... of {settings_help()}"
 
 
 def sev_options(options: argparse.Namespace) -> list[tuple[object, str]]:
@@ -60,6 +69,9 @@ def run_sev(options: argparse.Namespace) -> int:
         raise ImageError("measure: --author-key signs an ID key; give --id-key as well")
     if options.firmware_only:
         _check_firmware_only(options)
+    # A process that is about to end looks for cycles once more, in everything that it has read: as long as
+    # parsing a command line takes. What is frozen is left out of that.
+    atexit.register(gc.freeze)
     opened = open_sev(options.host, options.launch, options.machine, with_sha256=options.json)
     mode = opened.launch.machine.mode.value
     if options.id_key and mode != "sev-snp":
@@ -233,13 +245,13 @@ def _matrix(
     from ..vmm.sev_values import parse_cpu, vcpu_count
 
     machine = opened.launch.machine
-    counts = (options.matrix_vcpus or str(machine.vcpus)).split(",")
+    counts = _each_once("--matrix-vcpus", options.matrix_vcpus or str(machine.vcpus))
     vcpus = [vcpu_count(f"--matrix-vcpus {options.matrix_vcpus}", text) for text in counts]
     if options.matrix_cpus:
         if machine.cpu is None:
             what = f"vmm={machine.vmm.value} measures no CPU signature, so all of them have one digest"
             raise ImageError(f"measure: --matrix-cpus: {what}; leave it out")
-        names = options.matrix_cpus.split(",")
+        names = _each_once("--matrix-cpus", options.matrix_cpus)
         cpus = [parse_cpu(name, f"--matrix-cpus {name}") for name in names]
     else:
         names = [str(machine.cpu or machine.vmm.value)]
@@ -255,6 +267,15 @@ def _matrix(
         }
         for label, entry in zip(labels, opened.matrix(vcpus, cpus), strict=True)
     ]
+
+
+def _each_once(option: str, text: str) -> list[str]:
+    """The items of a list, each of which has a row."""
+    items: list[str] = text.split(",")
+    for item in items:
+        if items.count(item) > 1:
+            raise ImageError(f"measure: {option} {text}: {item} is given twice; write it once")
+    return items
 
 
 def _id_block(options: argparse.Namespace, machine: SevMachine, prediction: SevPrediction) -> dict[str, str]:

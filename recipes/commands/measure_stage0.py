@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 SYSTEM_IMAGE, CONTAINER = "system_image_sha256", "container_binary_sha256"
 # Characters that Rust's regex crate does not take as themselves.
-_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$")
 # How commands.txt of a recipe of HATs' writes what the launcher draws at each start.
 _PORT = "PORT"
 _DRAWN = f"--launcher-addr=vsock://2:{_PORT}"
@@ -212,7 +211,8 @@ def _expression(cmdline: str) -> str:
     text, end = cmdline, ""
     if cmdline.endswith(_DRAWN):
         text, end = cmdline.removesuffix(_PORT), "[0-9]+"
-    return f"^{_SPECIAL.sub(lambda found: chr(92) + found[0], text)}{end}$"
+    escaped = "".join(f"\\{character}" if character in _SPECIAL else character for character in text)
+    return f"^{escaped}{end}$"
 
 
 def _drawn_notes(cmdline: str) -> tuple[str, ...]:

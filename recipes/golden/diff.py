@@ -34,6 +34,9 @@ class Moved:
         step = self.after or self.before
         assert step is not None
         what = f"first differs at step {self.index + 1}, {describe(step)}; input: {step.source}"
+        # Descriptions hold what the digest of a step is over, such as the entries of a table.
+        if self.before is not None and self.before.description != step.description:
+            what = f"{what}; before: {self.before.description}"
         return f"{self.register}: {what}"
 
 

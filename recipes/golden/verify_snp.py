@@ -55,11 +55,21 @@ def check_signed(report: SnpReport, source: str) -> None:
 
     Raises:
         VerifyError: no key has.
+
+    Spec: FIPS 186-5 section 6.4.2, step 1: R and S are from 1 to the order minus 1.
     """
     if report.signing_key is SigningKey.NONE or report.is_key_masked:
         field = "MASK_CHIP_KEY is set" if report.is_key_masked else "SIGNING_KEY is NONE"
         what = f"{field}, so no key has signed it and nobody can verify it"
         raise VerifyError(f"{source}: {what}; the host has to let its chip's key sign")
+    # Read here: the commands that compare golden values need no signatures.
+    from ..formats.p384 import ORDER
+
+    for name, number in zip("RS", report.signature, strict=True):
+        if not 0 < number < ORDER:
+            kind = "0" if number == 0 else "not below the order of P-384"
+            what = f"{name} of its signature is {kind}, so no key has signed it and nobody can verify it"
+            raise VerifyError(f"{source}: {what}; take the report as the processor gave it")
 
 
 def measured_machines(

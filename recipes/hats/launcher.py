@@ -117,5 +117,7 @@ def _network_words(network: HatsNetwork) -> tuple[str, ...]:
             *("-netdev", f"tap,id={TAP_WORD},ifname={TAP_WORD},script={SCRIPT_WORD}"),
             *("-device", f"{_NET},netdev={TAP_WORD},mac={MAC_WORD}"),
         )
+    # A launcher that serves workloads adds a guestfwd to its own port (qemu.cc, workload_service_port); no
+    # configuration written here asks for one, and nothing measured depends on it.
     forwarded = f"user,id=netdev,hostfwd=tcp:127.0.0.1:{network.port}-{GUEST}:8080"
     return ("-netdev", forwarded, "-device", _NET)

@@ -21,7 +21,7 @@ from ..record import TYPE_CHECKING, dataclass, replace
 from ..units import PAGE_SIZE
 from .gctx import DIGEST_SIZE, LaunchDigest
 from .sev_launch import HashedFile, SevFirmware, SevLaunch, check_launch, takes_vm_type
-from .sev_pages import LAUNCH_DIGEST, SPEC, before_vcpus, firmware_pages, vcpu_runs, virtual_cpus
+from .sev_pages import LAUNCH_DIGEST, SPEC, before_vcpus, firmware_pages, table_of, vcpu_runs, virtual_cpus
 from .trace import Established, HashAlgorithm, Step, Trace
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _replay_sha256(launch: SevLaunch) -> SevPrediction:
         files = [item.name for item in (launch.kernel, launch.initrd) if item]
         state.update(hashes.table)
         digest, source = hashlib.sha256(hashes.table).digest(), ", ".join([*files, "command line"])
-        steps.append(_update(state, digest, len(hashes.table), source, "table of kernel hashes"))
+        steps.append(_update(state, digest, len(hashes.table), source, table_of(hashes)))
     for run in vcpu_runs(launch) if launch.machine.mode is SevMode.SEV_ES else ():
         state.update(run.page * run.count)
         step = _update(
@@ -246,6 +246,10 @@ def _notes(launch: SevLaunch) -> Iterator[str]:
     if launch.kernel is not None and _odd(launch):
         what = "no Linux kernel to QEMU, such as a UKI; it hashes the file as it is"
         yield f"-kernel {launch.kernel.name}: {what}, and the firmware has to be able to start it"
+    if launch.initrd is not None and not launch.linux and machine.vmm in (SevVmm.QEMU, SevVmm.SVSM):
+        # Spec: QEMU 10.0 hw/i386/x86-common.c x86_load_linux(), where the protocol is below 0x200.
+        what = "QEMU does not start with one beside a kernel that is no Linux kernel to it"
+        yield f"-initrd {launch.initrd.name}: {what}; leave it out, or put it into the UKI"
     if _foreign(launch):
         yield f"vmm {machine.vmm.value}: its hosts boot no kernel directly, so none measures this digest"
     if takes_vm_type(machine) and machine.legacy_vm_type is None:

@@ -53,12 +53,15 @@ class SevFirmware:
             MeasureError: it is not made of whole pages.
         """
         state = hashlib.sha256() if with_sha256 else None
-        digests, rest, tail, size = [], b"", b"", 0
+        digests, rest, tail, size = [], b"", bytearray(TAIL_SIZE), 0
         for window in windows:
             size += len(window)
             if state is not None:
                 state.update(window)
-            tail = (tail + bytes(window[-TAIL_SIZE:]))[-TAIL_SIZE:]
+            last = memoryview(window)[-TAIL_SIZE:]
+            # In place: a buffer of its own for each piece would cost as much as hashing some of it.
+            tail[: TAIL_SIZE - len(last)] = tail[len(last) :]
+            tail[TAIL_SIZE - len(last) :] = last
             piece = rest + bytes(window) if rest else memoryview(window)
             whole = len(piece) - len(piece) % PAGE_SIZE
             digests.append(page_digests(piece[:whole]))
@@ -66,7 +69,9 @@ class SevFirmware:
         if rest or not 0 < size < FOUR_GIB:
             what = f"{size} bytes, firmware is made of whole pages of {PAGE_SIZE}"
             raise MeasureError(f"{name}: {what}; give the file that the VMM loads")
-        return cls(name=name, size=size, page_digests=b"".join(digests), hashed=state, tail=tail)
+        return cls(
+            name=name, size=size, page_digests=b"".join(digests), hashed=state, tail=bytes(tail[-size:])
+        )
 
     @property
     def sha256(self) -> Hash:

@@ -15,6 +15,7 @@ from ..machine.sev import SevVmm
 from ..record import dataclass
 from ..units import PAGE_SIZE
 from .gctx import DIGEST_SIZE, VMSA_ADDRESS, LaunchDigest, PageType, page_digests
+from .kernel_hashes import KernelHashes
 from .sev_launch import SevFirmware, SevLaunch, svsm_end
 from .trace import HashAlgorithm, Step
 from .vmsa import RESET_EIP, vmsa_page
@@ -141,7 +142,7 @@ def _section_pages(launch: SevLaunch, firmware: SevFirmware, section: SevSection
             count=1,
             digests=page_digests(hashes.page(area, firmware.name)),
             source=", ".join([*files, "command line"]),
-            description="table of kernel hashes",
+            description=table_of(hashes),
         )
     kind = _PAGE_TYPES[section.type]
     if section.type is SectionType.SNP_SEC_MEM and launch.machine.vmm is SevVmm.GCE:
@@ -153,6 +154,12 @@ def _section_pages(launch: SevLaunch, firmware: SevFirmware, section: SevSection
         source=f"{firmware.name} SEV metadata",
         description=section.type.name,
     )
+
+
+def table_of(hashes: KernelHashes) -> str:
+    """The table of kernel hashes with its entries, so that two of them show which entry is not the same."""
+    entries = (("kernel", hashes.kernel), ("initrd", hashes.initrd), ("command line", hashes.cmdline))
+    return "table of kernel hashes: " + ", ".join(f"{name} {value.hex()}" for name, value in entries)
 
 
 def virtual_cpus(launch: SevLaunch) -> Iterator[Pages]:

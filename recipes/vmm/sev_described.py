@@ -1,10 +1,13 @@
-"""A machine with SEV whose host has no QEMU command line, described as ``vmm=ec2,firmware=F,vcpus=2``."""
+"""A machine with SEV whose host has no QEMU command line, described as ``vmm=ec2,firmware=F,vcpus=2``.
+
+``SETTINGS`` is what there is to say of it: for the parser, which takes no other, and for help texts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import MeasureError
+from ..errors import MeasureError, suggestion
 from ..machine.sev import POLICY_ES, SevMachine, SevMode, SevVmm
 from ..machine.sev_cpus import CpuSignature
 from ..record import replace
@@ -24,29 +27,49 @@ from .sev_values import (
     vcpu_count,
 )
 
+_VMMS = tuple(item.value for item in SevVmm)
+_MODES = tuple(item.value for item in SevMode)
+SETTINGS = {
+    "vmm": ("|".join(_VMMS), "who starts it; the last is QEMU with COCONUT-SVSM below the firmware"),
+    "firmware": ("FILE", "needed, unless igvm= is given"),
+    "igvm": ("FILE", "instead of firmware=, with vmm=qemu"),
+    "vcpus": ("N", "needed"),
+    "mode": ("|".join(_MODES), "sev-snp unless stated"),
+    "cpu": ("MODEL", "of QEMU, or family/model/stepping; needed with vmm=qemu and svsm, not for mode=sev"),
+    "sev-features": ("N", "as --host sev-features"),
+    "policy": ("N", "guest policy; an ID block shows it, the digest does not"),
+    "kernel": ("FILE", "that QEMU boots directly"),
+    "initrd": ("FILE", "of that kernel"),
+    "append": ("TEXT", "its command line; two commas are one of the text"),
+    "kernel-hashes": ("on|off", "whether these are measured; on unless stated where there is a kernel"),
+    "legacy-vm-type": ("on|off", "of mode=sev-es with vmm=qemu"),
+    "svsm": ("FILE", "the SVSM; needed with vmm=svsm"),
+    "vars-size": ("BYTES", "of the variable store between SVSM and firmware, with vmm=svsm"),
+}
+"""Every setting: what stands behind its ``=``, and what it is."""
+
+
+def settings_help() -> str:
+    """Every setting in words."""
+    return ", ".join(f"{key}={value} ({what})" for key, (value, what) in SETTINGS.items())
+
 
 def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
     """A machine that is described as ``vmm=ec2,firmware=F,vcpus=N`` with further settings.
 
-    Settings: ``vmm`` (qemu, ec2, gce, svsm), ``firmware`` or ``igvm``, ``vcpus``, and where they matter
-    ``mode``, ``cpu`` (a QEMU model, or family/model/stepping), ``sev-features``, ``policy``, ``kernel``,
-    ``initrd``, ``append``, ``kernel-hashes``, ``legacy-vm-type``, ``svsm`` and ``vars-size``. Two commas are
-    one of the value.
+    Two commas are one of the value.
 
     Raises:
         MeasureError: naming the setting that is unknown, missing or wrong.
     """
-    value, host = split_option("--machine", text), host or SevHost()
-    if value.head:
-        raise MeasureError(f"--machine {text}: {value.head!r} has no =; write vmm=ec2,firmware=F,vcpus=N")
-    vmm = _choice(value, "vmm", [item.value for item in SevVmm])
-    mode = SevMode(_choice(value, "mode", [item.value for item in SevMode], SevMode.SEV_SNP.value))
+    value, host = _settings(text), host or SevHost()
+    vmm = _choice(value, "vmm", _VMMS)
+    mode = SevMode(_choice(value, "mode", _MODES, SevMode.SEV_SNP.value))
     kernel, initrd, svsm = value.take("kernel"), value.take("initrd"), value.take("svsm")
     cmdline, policy, igvm = value.take("append"), value.take("policy"), value.take("igvm")
     if not kernel and (initrd or cmdline):
         raise MeasureError(f"--machine {text}: initrd and append are for a kernel; give kernel=FILE")
-    if (vmm == SevVmm.SVSM.value) != bool(svsm):
-        raise MeasureError(f"--machine {text}: svsm=FILE belongs to vmm=svsm, and to no other")
+    _check_svsm(text, vmm, svsm)
     host = _with_stated(value, host)
     if igvm:
         _check_igvm(value, vmm, kernel)
@@ -84,6 +107,23 @@ def parse_described(text: str, *, host: SevHost | None = None) -> ParsedSev:
         stated_policy=bool(policy),
         stated_features=host.features is not None,
     )
+
+
+def _settings(text: str) -> OptionValue:
+    value = split_option("--machine", text)
+    if value.head:
+        raise MeasureError(f"--machine {text}: {value.head!r} has no =; write vmm=ec2,firmware=F,vcpus=N")
+    for key in value.settings:
+        if key not in SETTINGS:
+            raise MeasureError(f"--machine {text}: no such setting as {key!r}{suggestion(key, SETTINGS)}")
+    return value
+
+
+def _check_svsm(text: str, vmm: str, svsm: str) -> None:
+    if svsm and vmm != SevVmm.SVSM.value:
+        raise MeasureError(f"--machine {text}: svsm=FILE belongs to vmm=svsm, and to no other; leave it out")
+    if vmm == SevVmm.SVSM.value and not svsm:
+        raise MeasureError(f"--machine {text}: vmm=svsm starts an SVSM below the firmware; give svsm=FILE")
 
 
 def _need(value: OptionValue, key: str, example: str) -> str:

@@ -7,9 +7,9 @@ What the digest depends on and no command line shows (SEV_FEATURES that KVM turn
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
-import re
+import operator
 from collections.abc import Callable, Sequence
 
 from ..errors import MeasureError, suggestion
@@ -34,13 +34,13 @@ from .sev_words import SEV_GUEST, SNP_GUEST, TDX_GUEST, SevLine, options, read
 
 _HOW = "give --host family=F --host model=M --host stepping=S, as /proc/cpuinfo has them"
 _PROGRAMS = frozenset(["qemu-system-x86_64", "qemu-kvm", "kvm"])
-# Objects that protect a machine, wherever their type stands, and JSON that has the name of one.
-_GUESTS = "|".join([SEV_GUEST, SNP_GUEST, TDX_GUEST])
-_GUEST = re.compile(rf"({_GUESTS})(,|$)|(.*,)?qom-type=({_GUESTS})(,|$)|\{{.*\"({_GUESTS})\"", re.DOTALL)
-_PROTECTED = re.compile(r"(.*,)?(confidential-guest-support|memory-encryption)=", re.DOTALL)
+# Objects that protect a machine, and settings that name one. No expressions: compiling some takes as long as
+# all of the parsing.
+_GUESTS = (SEV_GUEST, SNP_GUEST, TDX_GUEST)
+_PROTECTED = ("confidential-guest-support=", "memory-encryption=")
 # Others put other parts in place: microvm, for one, adds to the command line behind the hash of it.
-_TYPE = re.compile(r"q35|pc-q35-[a-z0-9.]+")
-_VERSIONED = re.compile(r"pc-q35-[0-9]+\.[0-9]+")
+_TYPE, _VERSION = "q35", "pc-q35-"
+_VERSION_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.")
 # Parts of a machine that are multiplied; of the last three, QEMU computes one that is left out, and a q35 has
 # one of each of the first three. Spec: QEMU 10.0 hw/core/machine-smp.c, hw/i386/pc.c pc_machine_class_init().
 _FIXED = ("drawers", "books", "clusters")
@@ -52,12 +52,26 @@ def is_sev(argv: Sequence[str]) -> bool:
     """Whether the words start a QEMU with an SEV guest object, or with what only makes sense beside one."""
     if not argv or not is_qemu(argv[0]):
         return False
-    patterns = {"object": _GUEST, "machine": _PROTECTED, "M": _PROTECTED}
     for option, value in itertools.pairwise(argv):
-        pattern = patterns.get(option.removeprefix("-").removeprefix("-"))
-        if option.startswith("-") and pattern and pattern.match(value):
+        match option:
+            case "-object" | "--object":
+                protected = _is_guest(value)
+            case "-machine" | "--machine" | "-M" | "--M":
+                parts = value.split(",")
+                protected = any(part.replace("_", "-").startswith(_PROTECTED) for part in parts)
+            case _:
+                continue
+        if protected:
             return True
     return False
+
+
+def _is_guest(value: str) -> bool:
+    """Whether an object protects a machine, wherever its type stands; of JSON, whether it has such a word."""
+    if value.startswith("{"):
+        return any(f'"{name}"' in value for name in _GUESTS)
+    first, *others = value.split(",")
+    return first in _GUESTS or any(f"qom-type={name}" in (first, *others) for name in _GUESTS)
 
 
 def is_qemu(program: str) -> bool:
@@ -181,7 +195,8 @@ def _check_igvm(line: SevLine, path: str, *, kernel_hashes: bool, with_svsm: boo
 def _guest(line: SevLine) -> OptionValue:
     """The SEV guest object, which the machine uses."""
     kind = line.machine.get("type", "")
-    if not _TYPE.fullmatch(kind):
+    version = kind.removeprefix(_VERSION)
+    if kind != _TYPE and (not version or version == kind or not _VERSION_CHARACTERS.issuperset(version)):
         if not kind:
             raise MeasureError("-machine: missing; write -machine q35,confidential-guest-support=ID")
         raise MeasureError(f"-machine {kind}: is not modelled; use q35")
@@ -224,7 +239,8 @@ def _vm_type(line: SevLine, guest: OptionValue, mode: SevMode) -> tuple[bool | N
         line.ignored += [f"-object {guest.head}: legacy-vm-type={text}"] if text else []
         return None, ()
     wanted = [key for key in FEATURE_SETTINGS if guest.settings.get(key) in ("on", "yes", "true")]
-    versioned = _VERSIONED.fullmatch(kind) is not None
+    number_of, dot, minor = kind.removeprefix(_VERSION).partition(".")
+    versioned = bool(dot) and number_of.isdecimal() and minor.isdecimal()
     if text in ("", "auto"):
         if not text and not versioned:
             return (False if wanted else None), ()
@@ -283,7 +299,7 @@ def _vcpus(line: SevLine) -> int:
     for key in _FIXED:
         if parts.get(key, 1) > 1:
             raise MeasureError(f"{where}: a q35 has no {key}; leave {key} out")
-    product = math.prod(parts.values())
+    product = functools.reduce(operator.mul, parts.values(), 1)
     total = vcpu_count(where, most or cpus or str(product))
     count = vcpu_count(where, cpus or str(total))
     if count > total:

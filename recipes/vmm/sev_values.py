@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from ..errors import MeasureError, suggestion
@@ -24,6 +23,8 @@ from .qemu_options import OptionValue
 
 # Keys of `--host`, and of a machine that is described.
 _HOST_KEYS = ("sev-features", "family", "model", "stepping")
+_DECIMAL = frozenset("0123456789")
+_HEXADECIMAL = _DECIMAL | frozenset("abcdefABCDEF")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,8 @@ def parse_host(items: Iterable[str]) -> SevHost:
         if key not in _HOST_KEYS:
             raise MeasureError(f"--host {item}: no such fact of a host with SEV{suggestion(key, _HOST_KEYS)}")
         if not equals or key in values:
-            raise MeasureError(f"--host {item}: " + ("given twice" if equals else f"write {key}=NUMBER"))
+            what = "given twice; write it once" if equals else f"write {key}=NUMBER"
+            raise MeasureError(f"--host {item}: {what}")
         values[key] = number(f"--host {item}", text)
     return SevHost(
         features=values.get("sev-features"),
@@ -226,10 +228,14 @@ def number(where: str, text: str) -> int:
     Raises:
         MeasureError: it is none.
     """
-    match = re.fullmatch(r"0[xX]([0-9a-fA-F]{1,16})|([0-9]{1,20})", text)
-    value = -1 if match is None else int(match[1], 16) if match[1] else int(match[2])
+    # No expressions here and below, which every measurement would compile.
+    hexadecimal = text.startswith(("0x", "0X"))
+    digits = text[2:] if hexadecimal else text
+    known, most = (_HEXADECIMAL, 16) if hexadecimal else (_DECIMAL, 20)
+    well_formed = 0 < len(digits) <= most and known.issuperset(digits)
+    value = int(digits, 16 if hexadecimal else 10) if well_formed else -1
     if not 0 <= value < 1 << 64:
-        what = "is no number" if match is None else "has more than 64 bits"
+        what = "has more than 64 bits" if well_formed else "is no number"
         raise MeasureError(f"{where}: {text!r} {what}; write for example 33 or 0x21")
     return value
 
@@ -240,6 +246,6 @@ def vcpu_count(where: str, text: str) -> int:
     Raises:
         MeasureError: it is none.
     """
-    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+    if not (0 < len(text) <= 6 and _DECIMAL.issuperset(text)) or text.startswith("0"):
         raise MeasureError(f"{where}: {text!r} is no number of vCPUs; give one from 1")
     return int(text)

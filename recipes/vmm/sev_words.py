@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from ..errors import MeasureError
 from ..record import dataclass, field
 from . import sev_options as table
 from .qemu_options import OptionValue, split_option
+from .sev_syntax import split_machine, split_object
 
 SEV_GUEST, SNP_GUEST = "sev-guest", "sev-snp-guest"
 """Types of the objects that make a machine one with SEV."""
 TDX_GUEST = "tdx-guest"
 """Type of the object that makes a machine one with TDX."""
 
-# The short form of `-global`; any other is made of settings.
-# Spec: QEMU 10.0 system/qdev-monitor.c qemu_global_option().
-_SHORT_GLOBAL = re.compile(r"([^.=]{1,63})\.[^=]{1,63}=")
 # Parents of CPUs and of SEV objects whose names do not say so.
 _PARENTS = frozenset(["device", "object", "confidential-guest-support"])
 
@@ -83,7 +80,9 @@ def read(line: SevLine, option: str, value: str) -> None:
 
 def _once(line: SevLine, option: str, value: str) -> None:
     if option in line.once:
-        raise MeasureError(f"{option} {value}: given twice; QEMU would take the last one")
+        raise MeasureError(
+            f"{option} {value}: given twice, QEMU would take the last one; leave out one of them"
+        )
     line.once[option] = value
 
 
@@ -94,7 +93,7 @@ def _read_accelerator(line: SevLine, option: str, value: str) -> None:
 
 
 def _read_machine(line: SevLine, option: str, value: str) -> None:
-    settings = split_option(option, value, "type")
+    settings = split_machine(option, value)
     accelerator = settings.take("accel")
     if accelerator:
         _read_accelerator(line, "-accel", accelerator)
@@ -114,7 +113,7 @@ def _read_machine(line: SevLine, option: str, value: str) -> None:
 
 
 def _read_object(line: SevLine, option: str, value: str) -> None:
-    settings = split_option(option, value, "qom-type")
+    settings = split_object(option, value, "qom-type")
     settings.head = settings.need("qom-type")
     if settings.head in (SEV_GUEST, SNP_GUEST):
         line.guests.append(settings)
@@ -163,7 +162,7 @@ def _read_flash(line: SevLine, option: str, value: str) -> None:
 
 
 def _read_device(line: SevLine, option: str, value: str) -> None:
-    driver = split_option(option, value, "driver").need("driver")
+    driver = split_object(option, value, "driver").need("driver")
     if driver == table.UNMEASURED_DEVICE:
         raise MeasureError(f"{option} {value}: it puts a file into memory that is not measured; leave it out")
     if driver.lower().endswith("-cpu"):
@@ -173,8 +172,13 @@ def _read_device(line: SevLine, option: str, value: str) -> None:
 
 
 def _read_global(line: SevLine, option: str, value: str) -> None:
-    short = _SHORT_GLOBAL.match(value)
-    driver = (short[1] if short else split_option(option, value).need("driver")).lower()
+    # The short form is driver.property=value, any other is made of settings.
+    # Spec: QEMU 10.0 system/qdev-monitor.c qemu_global_option(), with two conversions of %63[^.=].%63[^=].
+    short, dot, rest = value.partition(".")
+    if dot and "=" in rest and "=" not in short and 0 < len(short) <= 63 and 0 < rest.index("=") <= 63:
+        driver = short.lower()
+    else:
+        driver = split_option(option, value).need("driver").lower()
     if "cpu" in driver or driver.startswith("sev") or driver in _PARENTS:
         raise MeasureError(f"{option} {value}: write the setting at -cpu or -object")
     line.ignored.append(f"{option} {value}")

@@ -38,18 +38,18 @@ IGNORED_WITH_VALUE = frozenset(
 """Options with a value that neither tables nor memory map depend on: mostly host sides of devices."""
 
 _KERNEL = "stage0 takes the kernel by -kernel, -initrd and -append"
-_DEVICE = "write -device, so that its PCI slot shows"
+DISK = "write -drive if=none,id=ID,... and -device virtio-blk-pci,drive=ID"
+"""How a disk is given so that its PCI slot shows."""
 
 REFUSED = {
     "-acpitable": "a table of your own changes the ones that are measured; leave it out",
-    "-cdrom": _DEVICE,
-    "-drive": _DEVICE,
+    "-cdrom": DISK,
     "-dtb": _KERNEL,
-    "-fda": _DEVICE,
+    "-fda": DISK,
     "-fw_cfg": "a fw_cfg file can change what stage0 does; leave it out",
     "-global": "write the setting at -device or -machine",
-    "-hda": _DEVICE,
-    "-hdb": _DEVICE,
+    "-hda": DISK,
+    "-hdb": DISK,
     "-incoming": "a migrated machine has been measured before",
     "-loadvm": "a restored machine has been measured before",
     "-net": "write -netdev and -device",
@@ -98,6 +98,13 @@ KEPT_MACHINE = frozenset(
     ]
 )
 """Settings of ``-machine`` that stay part of the machine as they are written: QEMU is asked what they do."""
+
+POINTER_DEVICES = frozenset(["vmgenid"])
+"""Devices of a q35 whose tables have the loader write a pointer back (WRITE_POINTER), at which stage0 stops.
+
+Spec: QEMU 10.0 hw/acpi/vmgenid.c vmgenid_build_acpi(), hw/i386/acpi-build.c acpi_build(); a microvm builds no
+table for it.
+"""
 
 HOST_SIDE = frozenset(
     [

@@ -141,7 +141,7 @@ def parse(
         memory=parse_memory(_need(line, "-m")),
         amd=amd,
         phys_bits=bits,
-        devices=_devices(line.devices),
+        devices=_devices(line.devices, chipset),
         settings=_settings(line, chipset, accelerator),
         sev=sev,
         cmdline=line.once.get("-append", ""),
@@ -260,8 +260,12 @@ def _settings(
     return tuple(sorted(values.items()))
 
 
-def _devices(devices: Sequence[OptionValue]) -> tuple[str, ...]:
+def _devices(devices: Sequence[OptionValue], chipset: Stage0Chipset) -> tuple[str, ...]:
     """Devices in the order that they are given slots in, without what belongs to the host."""
+    for device in devices:
+        if chipset is Stage0Chipset.Q35 and device.head in table.POINTER_DEVICES:
+            what = "its table brings WRITE_POINTER, at which stage0 stops"
+            raise MeasureError(f"-device {device.text}: {what}; leave it out")
     buses = {device.settings.get("bus", "").partition(".")[0] for device in devices}
     return tuple(_device(device, buses) for device in devices)
 

@@ -10,6 +10,7 @@ from ..errors import MeasureError
 from ..units import KIB, align_up
 from . import stage0_options as table
 from .qemu_options import OptionValue, parse_count, split_option
+from .sev_syntax import split_machine, split_object
 from .sev_words import SEV_GUEST, SNP_GUEST
 
 # QEMU rounds memory up to this. Spec: QEMU 10.0 system/vl.c parse_memory_options(), QEMU_ALIGN_UP(sz, 8192).
@@ -51,7 +52,7 @@ def read_words(words: Sequence[str]) -> Stage0Line:
         option = word[1:] if word.startswith("--") else word
         position += 1
         if len(option) < 2 or not option.startswith("-"):
-            raise MeasureError(f"{word}: a word without an option is not modelled; write -device for a disk")
+            raise MeasureError(f"{word}: a word without an option is not modelled; for a disk {table.DISK}")
         if option in table.REFUSED:
             raise MeasureError(f"{option}: not modelled; {table.REFUSED[option]}")
         if option in _FLAGS:
@@ -76,7 +77,9 @@ def _ignore(line: Stage0Line, option: str, value: str) -> None:
 
 def _once(line: Stage0Line, option: str, value: str) -> None:
     if option in line.once:
-        raise MeasureError(f"{option} {value}: given twice; QEMU would take the last one")
+        raise MeasureError(
+            f"{option} {value}: given twice, QEMU would take the last one; leave out one of them"
+        )
     line.once[option] = value
 
 
@@ -100,7 +103,7 @@ def _defaults(line: Stage0Line, option: str, _value: str) -> None:
 
 
 def _machine(line: Stage0Line, option: str, value: str) -> None:
-    settings = split_option(option, value, "type")
+    settings = split_machine(option, value)
     accelerator = settings.take("accel")
     if accelerator:
         _accelerator(line, "-accel", accelerator)
@@ -174,7 +177,7 @@ def _none(line: Stage0Line, option: str, value: str) -> None:
 
 
 def _object(line: Stage0Line, option: str, value: str) -> None:
-    kind = split_option(option, value, "qom-type").need("qom-type")
+    kind = split_object(option, value, "qom-type").need("qom-type")
     if kind == SNP_GUEST:
         if line.sev:
             raise MeasureError(f"{option} {value}: there is one of type {SNP_GUEST} already; give one")
@@ -189,13 +192,20 @@ def _object(line: Stage0Line, option: str, value: str) -> None:
 
 
 def _device(line: Stage0Line, option: str, value: str) -> None:
-    device = split_option(option, _last_of_each(value), "driver")
+    flat = value if value.startswith("{") else _last_of_each(value)
+    device = split_object(option, flat, "driver")
     device.head, device.text = device.need("driver"), value
     if device.head == "loader":
         raise MeasureError(f"{option} {value}: it puts a file into memory that is not measured; leave it out")
     if device.head.lower().endswith("-cpu"):
         raise MeasureError(f"{option} {value}: it adds a vCPU; write how many there are at -smp")
     line.devices.append(device)
+
+
+def _drive(line: Stage0Line, option: str, value: str) -> None:
+    if split_option(option, value).take("if") != "none":
+        raise MeasureError(f"{option} {value}: not modelled, its PCI slot does not show; {table.DISK}")
+    line.ignored.append(f"{option} {value}")
 
 
 def _last_of_each(value: str) -> str:
@@ -241,6 +251,7 @@ _READERS: dict[str, Callable[[Stage0Line, str, str], None]] = {
     "-bios": _once,
     "-cpu": _once,
     "-device": _device,
+    "-drive": _drive,
     "-initrd": _once,
     "-kernel": _once,
     "-m": _memory,

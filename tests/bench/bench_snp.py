@@ -46,9 +46,20 @@ def _rows(folder: Path) -> list[Row]:
     measure("compile", 0, _ours(folder, direct=True))
     pages = measure("4 KiB pages, SHA-384", size, f"{HERE}:job_pages", folder, runs=RUNS)
     one = measure("digest", size, _ours(folder), runs=RUNS)
+    as_json = measure("digest, --json", size, _ours(folder, json=True), runs=RUNS)
     kernel = measure("digest with kernel", size + direct, _ours(folder, direct=True), runs=RUNS)
+    kernel_json = measure(
+        "  with kernel, --json", size + direct, _ours(folder, direct=True, json=True), runs=RUNS
+    )
     many = measure("matrix of 48", size, _ours(folder, matrix=True), runs=RUNS)
-    found = [pages, one.against(pages, "4 KiB pages"), kernel, many.against(one, "1 digest", wall=True)]
+    found = [
+        pages,
+        one.against(pages, "4 KiB pages"),
+        as_json.against(pages, "4 KiB pages"),
+        kernel,
+        kernel_json,
+        many.against(one, "1 digest", wall=True),
+    ]
     program = shutil.which("sev-snp-measure", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
     if program is None:
         return found
@@ -59,15 +70,19 @@ def _rows(folder: Path) -> list[Row]:
         *found,
         theirs,
         one.against(theirs, "sev-snp-measure", wall=True),
+        as_json.against(theirs, "sev-snp-measure", wall=True),
         their_kernel,
         kernel.against(their_kernel, "sev-snp-measure", wall=True),
+        kernel_json.against(their_kernel, "sev-snp-measure", wall=True),
         their_matrix,
         many.against(their_matrix, "sev-snp-measure", wall=True),
     ]
 
 
-def _ours(folder: Path, *, direct: bool = False, matrix: bool = False) -> list[str]:
+def _ours(folder: Path, *, direct: bool = False, matrix: bool = False, json: bool = False) -> list[str]:
     words = [sys.executable, "-m", "recipes", "measure"]
+    if json:
+        words.append("--json")
     if matrix:
         words += ["--matrix-vcpus", ",".join(map(str, VCPUS)), "--matrix-cpus", ",".join(CPUS)]
     words += ["--", "qemu-system-x86_64", "-machine", "q35,confidential-guest-support=sev0"]

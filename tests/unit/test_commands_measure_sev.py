@@ -114,6 +114,29 @@ def test_what_is_no_kernel(content: bytes, folder: Path, capsys: pytest.CaptureF
     assert document["registers"][0]["established"] == "oracle"
 
 
+@pytest.mark.parametrize("hashed", [True, False])
+def test_an_initrd_beside_what_is_no_linux_kernel(
+    hashed: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*DIRECT, "-initrd", "S"]
+    line = line if hashed else [word.replace(",kernel-hashes=on", "") for word in line]
+    what = "QEMU does not start with one beside a kernel that is no Linux kernel to it"
+    note = f"-initrd S: {what}; leave it out, or put it into the UKI"
+    assert note not in measured(capsys, *HOST, "--", *line)["notes"]
+    (folder / "K").write_bytes(b"MZ" + bytes(0x1000))
+    assert measured(capsys, *HOST, "--", *line)["notes"][-1] == note
+    elsewhere = "vmm=ec2,firmware=F,vcpus=2,kernel=K,initrd=S"
+    assert note not in measured(capsys, *HOST, "--machine", elsewhere)["notes"]
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["measure", "--help"])
+    words = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for key in ("svsm=FILE", "vars-size=BYTES", "kernel-hashes=on|off", "legacy-vm-type=on|off", "policy=N"):
+        assert f"{key} (" in words
+
+
 def hashed_page(kernel: bytes) -> dict[str, str]:
     hashes = KernelHashes.of(hashlib.sha256(kernel).digest(), None, "x")
     return {"sha384": hashlib.sha384(hashes.page(Area(*fw.HASHES_AREA), "F")).hexdigest()}
@@ -230,7 +253,9 @@ def test_id_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = goldsmith(capsys, "explain", "--", *DIRECT)
     assert "    1  NORMAL 0xffff0000 x 16 firmware\n" in out
-    assert "  NORMAL 0x810000 table of kernel hashes\n" in out
+    entries = {"kernel": KERNEL, "initrd": b"", "command line": b"x\0"}
+    words = ", ".join(f"{name} {hashlib.sha256(data).hexdigest()}" for name, data in entries.items())
+    assert f"  NORMAL 0x810000 table of kernel hashes: {words}\n" in out
     assert "  input: K, command line" in out
     assert "  VMSA 0xfffffffff000 vCPU 1\n" in out
     out, _ = goldsmith(capsys, "explain", "--json", "--machine", "vmm=gce,firmware=F,vcpus=1")
@@ -240,7 +265,9 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_if(capsys: pytest.CaptureFixture[str]) -> None:
     other = [word.replace("K", "L") if word == "K" else word for word in DIRECT]
     out, _ = goldsmith(capsys, "explain", "--", *DIRECT, "--", *other, status=1)
-    assert "LAUNCH_DIGEST: first differs at step 7, NORMAL 0x810000 table of kernel hashes; input: L" in out
+    moved = f"table of kernel hashes: kernel {hashlib.sha256(KERNEL + b'another').hexdigest()}, initrd "
+    assert f"LAUNCH_DIGEST: first differs at step 7, NORMAL 0x810000 {moved}" in out
+    assert "; input: L, command line; before: table of kernel hashes: kernel " in out
     out, _ = goldsmith(capsys, "explain", "--json", "--", *DIRECT, "--", *DIRECT)
     assert json.loads(out)["equal"] is True
 
@@ -320,6 +347,21 @@ def test_wrong_files(name: str, folder: Path, capsys: pytest.CaptureFixture[str]
         (["measure", "--id-key", "K", "--", *LINE], "K: no PEM file of an unencrypted private key; make one"),
         (["measure", "--dtb", "K", "--", *LINE], "measure: --dtb is not for machines with SEV; leave it out"),
         (["measure", "--matrix-vcpus", "1,0", "--", *LINE], "--matrix-vcpus 1,0: '0' is no number of vCPUs"),
+        (
+            ["measure", "--matrix-vcpus", "2,1,2", "--", *LINE],
+            "measure: --matrix-vcpus 2,1,2: 2 is given twice; write it once",
+        ),
+        (
+            ["measure", "--matrix-cpus", "EPYC,EPYC", "--", *LINE],
+            "measure: --matrix-cpus EPYC,EPYC: EPYC is given twice; write it once",
+        ),
+        (
+            ["measure"],
+            (
+                "measure: no command line; write it behind --, such as -- qemu-system-x86_64 ... or "
+                "-- lkvm run ..., or describe a machine with SEV by --machine\n"
+            ),
+        ),
         (["measure", "--matrix-cpus", "x", "--", *LINE], "--matrix-cpus x: no such model of a CPU with SEV"),
         *(
             (
@@ -360,7 +402,7 @@ def test_wrong_files(name: str, folder: Path, capsys: pytest.CaptureFixture[str]
         ),
         (
             ["measure", "--", "kvm", "-object", '{"qom-type":"sev-guest","id":"s"}'],
-            "JSON is not read here; write key=value,key=value",
+            "-machine: missing; write -machine q35,confidential-guest-support=ID",
         ),
     ],
 )

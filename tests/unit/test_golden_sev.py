@@ -43,5 +43,5 @@ def test_what_moved_is_named() -> None:
     (moved,) = moved_registers(*made.machines)
     assert str(moved) == (
         "LAUNCH_DIGEST: first differs at step 9, VMSA 0xfffffffff000 x 2 vCPUs 1 to 2; "
-        "input: CPU 25/1/1, SEV_FEATURES 0x1, reset block of F"
+        "input: CPU 25/1/1, SEV_FEATURES 0x1, reset block of F; before: vCPU 1"
     )

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from recipes.errors import ImageError, VerifyError
-from recipes.formats.snp_report import read_report
+from recipes.formats.snp_report import SnpReport, read_report
 from recipes.golden import manifest as golden_manifest
 from recipes.golden import manifest_reader
 from recipes.golden.diff import moved_registers
@@ -182,7 +182,34 @@ def test_reports_that_nobody_can_verify(bits: int, field: str) -> None:
         check_signed(read_report(report_of(entry(UKI), key_info=bits), "r"), "r")
     what = "so no key has signed it and nobody can verify it; the host has to let its chip's key sign"
     assert str(caught.value) == f"r: {field}, {what}"
-    check_signed(read_report(report_of(entry(UKI), key_info=1 << 2), "r"), "r")
+
+
+ORDER = int("f" * 48 + "c7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
+"""Of the base point. Spec: SP 800-186 section 3.2.1.4."""
+ABOVE = "not below the order of P-384"
+
+
+@pytest.mark.parametrize(
+    ("r", "s", "field"),
+    [
+        (0, 0, "R of its signature is 0"),
+        (1, 0, "S of its signature is 0"),
+        (ORDER, 1, f"R of its signature is {ABOVE}"),
+        (1, (1 << 576) - 1, f"S of its signature is {ABOVE}"),
+    ],
+)
+def test_signatures_that_no_key_has_made(r: int, s: int, field: str) -> None:
+    def signed(r: int, s: int) -> SnpReport:
+        data = report_of(entry(UKI), key_info=1 << 2)
+        return read_report(
+            data[:0x2A0] + r.to_bytes(72, "little") + s.to_bytes(72, "little") + bytes(368), "r"
+        )
+
+    check_signed(signed(1, ORDER - 1), "r")
+    with pytest.raises(VerifyError) as caught:
+        check_signed(signed(r, s), "r")
+    what = "so no key has signed it and nobody can verify it; take the report as the processor gave it"
+    assert str(caught.value) == f"r: {field}, {what}"
 
 
 def test_reports_of_other_machines() -> None:

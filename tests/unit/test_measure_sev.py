@@ -76,6 +76,13 @@ def test_windows_do_not_matter() -> None:
     assert whole.sha256.digest() == cut.sha256.digest() == hashlib.sha256(image).digest()
 
 
+def test_the_tail_is_kept_across_windows() -> None:
+    image = fw.firmware(size=0x60000)
+    for window in (0x1000, 0x3F000, 0x40000, 0x50000):
+        cut = SevFirmware.of("F", [image[at : at + window] for at in range(0, len(image), window)])
+        assert cut.tail == image[-0x40000:], window
+
+
 def test_a_matrix_is_what_the_replays_are() -> None:
     cpus = [CPU_MODELS[name] for name in ("EPYC-Turin", "EPYC-Rome")]
     for entry in sev.matrix(launch(kernel=True), [4, 1, 2], cpus):
@@ -372,7 +379,7 @@ def test_what_if_of_the_same() -> None:
 def test_what_if_of_kernels() -> None:
     other = replace(launch(kernel=True), kernel=replace(KERNEL, sha256=bytes(32)))
     text = differing(launch(kernel=True), other)
-    assert "first differs at step 7, NORMAL 0x810000 table of kernel hashes" in text
+    assert f"first differs at step 7, NORMAL 0x810000 table of kernel hashes: kernel {'00' * 32}, " in text
     assert "-kernel: K, sha256 ba7816bf" in text
 
 

@@ -245,7 +245,11 @@ WRONG = {
         "-drive if=pflash,format=raw,file=FILE"
     ),
     f"{PLAIN} -initrd I": "-initrd: there is no -kernel that it is for; give one, or leave it out",
-    f"{PLAIN} -bios G": "-bios G: given twice; QEMU would take the last one",
+    f"{PLAIN} -bios G": "-bios G: given twice, QEMU would take the last one; leave out one of them",
+    f"{PLAIN} -machine kernel_irqchip=split,kernel-irqchip=on": (
+        "-machine kernel_irqchip=split,kernel-irqchip=on: 'kernel-irqchip' is given twice, "
+        "an underscore stands for the dash; write each setting once"
+    ),
     f"{PLAIN} -accel tcg": "-accel tcg: SEV needs KVM; write -accel kvm",
     f"{PLAIN} -frobnicate": (
         "-frobnicate: unknown option; leave it out if it has no influence on the launch digest"
@@ -365,8 +369,47 @@ WRONG = {
         "-object: 0 of types sev-guest and sev-snp-guest; give one"
     ),
     """kvm -machine q35 -object '{"qom-type":"sev-snp-guest","id":"s"}'""": (
-        '-object {"qom-type":"sev-snp-guest","id":"s"}: JSON is not read here; write key=value,key=value'
+        '-object {"qom-type":"sev-snp-guest","id":"s"}: no machine uses it, so nothing is measured; '
+        "write -machine q35,confidential-guest-support=s"
     ),
+    **{
+        f"{START} -cpu EPYC -bios F -object '{text}'": f"-object {text}: {what}"
+        for text, what in (
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","kernel-hashes":"on"}',
+                "kernel-hashes is not true or false, so QEMU does not start; write one",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","policy":"0x30000"}',
+                "policy is not a number, so QEMU does not start; write one",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","policy":true}',
+                "policy is not a number, so QEMU does not start; write one",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":["sev0"]}',
+                "id is no text, whole number, true or false; write key=value,key=value",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","cbitpos":51.0}',
+                "cbitpos is no text, whole number, true or false; write key=value,key=value",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","id":"sev1"}',
+                "no JSON: a key is written twice in one object; write key=value,key=value",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest"',
+                "no JSON: Expecting ',' delimiter: line 1 column 28 (char 27); write key=value,key=value",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","id":"sev0","frob":1}',
+                "setting 'frob' is not modelled; leave it out",
+            ),
+            ('{"id":"sev0"}', "qom-type= is missing"),
+        )
+    },
     f"{PLAIN} -machine pflash0=n": (
         "-machine pflash0=n: flash by -blockdev is not modelled; "
         "write -drive if=pflash,unit=N,format=raw,file=..."
@@ -463,7 +506,7 @@ def test_host() -> None:
             parse_host([item])
         assert str(caught.value) == f"--host {item}: {what}"
     assert parse_host(["sev-features=18446744073709551615"]).features == (1 << 64) - 1
-    with pytest.raises(MeasureError, match=r"^--host family=2: given twice$"):
+    with pytest.raises(MeasureError, match=r"^--host family=2: given twice; write it once$"):
         parse_host(["family=1", "family=2"])
 
 
@@ -521,8 +564,13 @@ DESCRIBED = {
     ),
     "vmm=qemu,firmware=F,vcpus=1": "cpu= is missing; give a QEMU model or family/model/stepping",
     "vmm=ec2,firmware=F,vcpus=1,append=x": "initrd and append are for a kernel; give kernel=FILE",
-    "vmm=ec2,firmware=F,vcpus=1,svsm=S": "svsm=FILE belongs to vmm=svsm, and to no other",
-    "vmm=ec2,firmware=F,vcpus=1,frob=1": "setting 'frob' is not modelled; leave it out",
+    "vmm=ec2,firmware=F,vcpus=1,svsm=S": "svsm=FILE belongs to vmm=svsm, and to no other; leave it out",
+    "vmm=svsm,firmware=F,vcpus=1,cpu=EPYC": "vmm=svsm starts an SVSM below the firmware; give svsm=FILE",
+    "vmm=ec2,firmware=F,vcpus=1,frob=1": (
+        "no such setting as 'frob'; known: append, cpu, firmware, igvm, initrd, kernel, kernel-hashes, "
+        "legacy-vm-type, mode, policy, sev-features, svsm, vars-size, vcpus, vmm"
+    ),
+    "vmm=ec2,firmware=F,vcpu=1": "no such setting as 'vcpu'; did you mean 'vcpus'?",
     **{
         f"vmm={vmm},firmware=F,vcpus=1,cpu=EPYC": (
             f"vmm={vmm} measures no CPU signature, so nothing depends on cpu=EPYC; leave it out"
@@ -561,6 +609,60 @@ def test_wrong_description_of_plain_sev(settings: str, what: str) -> None:
     assert described("vmm=qemu,mode=sev,firmware=F,vcpus=1,policy=3", SevHost()).machine.policy == 3
 
 
+def test_every_setting_of_the_help_is_read_and_no_other() -> None:
+    used = set()
+    for text, host in (
+        ("vmm=qemu,firmware=F,vcpus=1,cpu=EPYC,mode=sev-es,policy=5,legacy-vm-type=on", HOST),
+        ("vmm=gce,firmware=F,vcpus=1,kernel=K,initrd=I,append=a,kernel-hashes=off,sev-features=1", SevHost()),
+        ("vmm=svsm,firmware=F,vcpus=1,cpu=EPYC,svsm=S,vars-size=4096", HOST),
+        ("vmm=qemu,igvm=G,vcpus=1,cpu=EPYC", HOST),
+    ):
+        described(text, host)
+        used |= {item.partition("=")[0] for item in text.split(",")}
+    assert used == set(sev_described.SETTINGS)
+    words = sev_described.settings_help()
+    assert all(f"{key}=" in words for key in used)
+
+
+def test_the_guest_as_libvirt_writes_it() -> None:
+    # Flat JSON with typed values.
+    guest = (
+        '{"qom-type":"sev-snp-guest","id":"sev0","cbitpos":51,"reduced-phys-bits":1,"kernel-hashes":true,'
+        '"policy":196608,"author-key-enabled":false}'
+    )
+    line = PLAIN.replace("sev-snp-guest,id=sev0,kernel-hashes=on", f"'{guest}'")
+    memory = """-object '{"qom-type":"memory-backend-memfd","id":"pc.ram","size":4294967296,"share":true}'"""
+    device = """-device '{"driver":"virtio-net-pci","netdev":"n","bus":"pci.1","multifunction":true}'"""
+    parsed = parse(f"{line} {memory} {device} -kernel K")
+    assert sev_parse.is_sev(shlex.split(line))
+    assert parsed.machine == parse(f"{PLAIN} -kernel K").machine
+    assert parsed.stated_policy
+    debug = parse(line.replace("196608", "720896")).machine.policy
+    assert debug == 0xB0000
+    for bad, what in (("loader", "it puts a file into memory"), ("EPYC-x86_64-cpu", "it adds a vCPU")):
+        with pytest.raises(MeasureError, match=what):
+            parse(f"""{line} -device '{{"driver":"{bad}"}}'""")
+
+
+def test_machine_settings_with_underscores() -> None:
+    line = f"{PLAIN} -machine kernel_irqchip=split,dump_guest_core=off,memory_backend=ram1"
+    assert parse(line).ignored == (
+        "-machine dump-guest-core=off",
+        "-machine kernel-irqchip=split",
+        "-machine memory-backend=ram1",
+    )
+    other = PLAIN.replace("confidential-guest-support", "confidential_guest_support")
+    assert parse(other).machine == parse(PLAIN).machine
+    assert sev_parse.is_sev(["kvm", "-machine", "q35,confidential_guest_support=x"])
+
+
+def test_short_globals() -> None:
+    assert parse(f"{PLAIN} -global a.b=c").ignored == ("-global a.b=c",)
+    for text in ("a.b", "x=y.b=c", f"{'a' * 64}.b=c", f"a.{'b' * 64}=c"):
+        with pytest.raises(MeasureError, match="driver= is missing"):
+            parse(f"{PLAIN} -global {text}")
+
+
 def test_no_vcpus() -> None:
     with pytest.raises(
         MeasureError, match=r"^--machine vmm=ec2,.*: '0' is no number of vCPUs; give one from 1$"
@@ -579,6 +681,12 @@ WORDS = [
     "file=x",
     "-cpu",
     "host,x=,",
+    "-object",
+    '{"qom-type":1,"id":"sev0"}',
+    '{"qom-type":"sev-snp-guest","id":[]}',
+    "-device",
+    '{"driver":null}',
+    '{"driver":"a","b":1e5}',
 ]
 
 

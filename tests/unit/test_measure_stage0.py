@@ -180,7 +180,7 @@ def test_what_moved_is_named() -> None:
         *["None"] * 4,
         (
             "memory_map_sha256: first differs at step 8, E820_RAM 0x100000000 to 0x180000000; "
-            "input: -m, above 4 GiB"
+            "input: -m, above 4 GiB; before: to 0x268480000"
         ),
         "acpi_table_sha256: first differs at step 8, READ_FILE DSDT at 0x40; input: etc/acpi/tables",
         "None",

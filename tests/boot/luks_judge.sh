@@ -5,6 +5,7 @@
 #
 # /dev/vda  a disk with a partition for each line of /test/partitions
 # /dev/vdb  headers of 290816 bytes, the good one and then one for each line of /test/forged
+# /dev/vdc  room for keys that nobody may see, one in each MiB, and behind them for all that was to be seen
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sysfs /sys
 busybox mount -t devtmpfs devtmpfs /dev
@@ -20,6 +21,8 @@ done </etc/initramfs/modules
 . /usr/lib/goldsmith/common.sh
 # shellcheck source=initrd/devices.sh
 . /usr/lib/goldsmith/devices.sh
+# shellcheck source=initrd/measure.sh
+. /usr/lib/goldsmith/measure.sh
 # shellcheck source=initrd/volumes.sh
 . /usr/lib/goldsmith/volumes.sh
 
@@ -73,6 +76,26 @@ ends() {
     cryptsetup close "$1"
 }
 
+# watch FILE: until `unwatch`, what there is in arguments, environments and key names of all processes goes there.
+watch() {
+    : >/run/samples
+    while [ -e /run/samples ]; do
+        cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /proc/keys 2>/dev/null | tr '\000' '\n' >>"$1"
+        echo '= sample' >>"$1"
+        sleep 0.1
+    done &
+}
+
+unwatch() {
+    rm /run/samples
+    wait
+}
+
+# keep MIB FILE: hands it to the test on a disk, because on the console nobody may see it.
+keep() {
+    dd if="$2" of=/dev/vdc bs=1048576 seek="$1" conv=sync,fsync 2>/dev/null
+}
+
 # ---- headers
 
 good=$(node_of good)
@@ -106,6 +129,33 @@ try typed typed good
 judge data again: "$(head -c 12 /dev/mapper/typed)"
 cryptsetup close typed
 
+# ---- a person at the console
+
+# Says on the console when a passphrase may be typed: whenever the echo has been turned off.
+listen() {
+    times=0
+    hidden=
+    while [ -e /run/samples ]; do
+        case $hidden$(busybox stty -a </dev/console 2>/dev/null) in
+            *' -echo '*)
+                [ -n "$hidden" ] || times=$((times + 1))
+                [ -n "$hidden" ] || echo "TYPE $times"
+                hidden=' '
+                ;;
+            *) hidden= ;;
+        esac
+        sleep 0.1
+    done
+}
+
+watch /run/samples.kept
+listen &
+try asked asked good
+unwatch
+judge data asked: "$(head -c 12 /dev/mapper/asked)"
+judge echo "$(busybox stty -a </dev/console 2>/dev/null | grep -c ' echo ')"
+cryptsetup close asked
+
 # ---- blank disks, and disks that are not
 
 try never never fresh
@@ -132,7 +182,10 @@ state() {
 purpose unwritten cut
 purpose unwritten-fresh cut-fresh
 state unwritten
+# As with the word loglevel=4, or quiet: what an operator has to see is on the console all the same.
+echo 4 >/proc/sys/kernel/printk
 try formatted fresh fresh
+echo 7 >/proc/sys/kernel/printk
 state formatted
 cryptsetup close fresh
 dd if=/run/unlock/fresh.header of=/run/saved bs=4096 count=$HEADER_BLOCKS 2>/dev/null
@@ -184,10 +237,21 @@ cryptsetup close sealed
 cp /run/unlock/sealed.header /run/saved.sealed
 # The power is cut with the whole header on the disk, and before the TPM remembers it: it is made again.
 dd if=/run/saved.sealed of="$sealed" bs=4096 count=$HEADER_BLOCKS conv=notrunc 2>/dev/null
+watch /run/samples.kept
 try unremembered-sealed sealed sealed
 commit sealed
 try sealed sealed sealed
+unwatch
 cryptsetup close sealed
+# What was its key? The TPM says it once more, and stock cryptsetup says that it is the one, and the volume's own key.
+head -c 32768 "$sealed" >/run/held.header
+UNLOCK_VOLUME=sealed UNLOCK_CONF=/etc/unlock/sealed.conf UNLOCK_PURPOSE=open UNLOCK_KIND=passphrase \
+    UNLOCK_HEADER=/run/held.header /usr/lib/unlock.d/tpm2 3>/run/held.passphrase
+cryptsetup luksDump --batch-mode --dump-volume-key --volume-key-file /run/held.key \
+    --key-file /run/held.passphrase "$sealed" >/run/held.log 2>&1 </dev/null
+judge held $? "$(stat -c %s /run/held.passphrase)" "$(stat -c %s /run/held.key)"
+keep 0 /run/held.passphrase
+keep 1 /run/held.key
 # The power is cut before the note is cleared: it is opened.
 printf 'goldsmith volume 1 formatting' | dd of="$sealed" bs=512 seek=16384 conv=sync,notrunc,fsync 2>/dev/null
 try settled-sealed sealed sealed
@@ -207,6 +271,32 @@ try forgotten sealed sealed
 dd if=/dev/zero of="$sealed" bs=4096 count=$HEADER_BLOCKS conv=notrunc 2>/dev/null
 try wiped-sealed sealed sealed
 
+# extend REGISTER: as anybody can who has the TPM.
+extend() {
+    tpm_command "/test/extend-$1"
+    judge extended "$1:" $? "$answer"
+}
+
+# A register that its policy does not name, and then the one that it names.
+extend 8
+try beside theirs theirs
+cryptsetup close theirs
+extend 7
+try changed theirs theirs
+# The host writes into both copies that it was sealed to what the register holds now, and mends the checksums.
+digest=$(/usr/lib/goldsmith/tpm2 digest sha256 7)
+put_at() {
+    dd of="$theirs" bs=1 seek="$1" conv=notrunc,fsync 2>/dev/null
+}
+for copy in 0 16384; do
+    printf %s "$digest" | put_at $((copy + $(cat /test/policy)))
+    head -c 64 /dev/zero | put_at $((copy + 448))
+    sum=$(dd if="$theirs" bs=16384 skip=$((copy / 16384)) count=1 2>/dev/null | sha256sum | cut -c 1-64)
+    # shellcheck disable=SC2059 # that is what it is for
+    printf "$(printf %s "$sum" | sed 's/../\\x&/g')" | put_at $((copy + 448))
+done
+try rewritten theirs theirs
+
 # ---- integrity, and a whole boot of a volume; what is seen of its key meanwhile
 
 mkdir -p /sysroot/var/lib
@@ -222,15 +312,9 @@ last() {
         conv=sync,fsync 2>/dev/null
 }
 
-: >/run/samples
-while [ -e /run/samples ]; do
-    cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /proc/keys 2>/dev/null | tr '\000' '\n' >>/run/samples.all
-    echo '= sample' >>/run/samples.all
-    sleep 0.1
-done &
+watch /run/samples.all
 boot tagged tagged
-rm /run/samples
-wait
+unwatch
 judge samples "$(grep -c '= sample' /run/samples.all)" "$(grep -c '^luksFormat$' /run/samples.all)" \
     "$(grep -c '^UNLOCK_KIND=' /run/samples.all)" "$(grep -c -F -f /test/needles /run/samples.all)"
 judge needles "$(grep -c -F -f /test/needles "/etc/unlock/tagged.d/keyfile")"
@@ -296,6 +380,19 @@ try cut-plain cut-plain plain
 judge purpose cut-plain: "$(cat /run/spied)"
 printf 'goldsmith volume 2 formatted' | dd of="$plain" bs=512 conv=sync,notrunc,fsync 2>/dev/null
 try strange-plain cut-plain plain
+
+# A key of its own at every boot; the only trace of it is in the kernel's table.
+watch /run/samples.kept
+try ephemeral ephemeral plain
+# Only to be found: so would a key be.
+env DECOY="$(cat /test/decoy)" sleep 0.5
+unwatch
+dmsetup table --showkeys ephemeral | cut -d ' ' -f 5 >/run/held.table
+judge table "$(stat -c %s /run/held.table)" "$(dmsetup table ephemeral)"
+cryptsetup close ephemeral
+keep 2 /run/held.table
+busybox dmesg >>/run/samples.kept
+keep 3 /run/samples.kept
 
 judge uptime "$(cat /proc/uptime)"
 echo 1 >/proc/sys/kernel/printk

@@ -97,6 +97,7 @@ def write_initramfs(
     add: Callable[[FileTree], None],
     modules: Iterable[str] = (),
     helpers: Iterable[str] = HELPERS,
+    programs: Iterable[str] = (),
 ) -> bytes:
     """Writes an initramfs whose first program is ``judge``, as ``/test/judge.sh``; returns busybox.
 
@@ -104,6 +105,7 @@ def write_initramfs(
         add: adds the files of a test.
         modules: loaded behind :data:`MODULES`.
         helpers: compiled programs, with the libraries that they need.
+        programs: of the image's packages, beside :data:`PROGRAMS`.
     """
     tree = FileTree()
     for path in ("dev", "mnt", "proc", "run", "sys", "sysroot", "usr/sbin", "usr/lib64"):
@@ -125,7 +127,7 @@ def write_initramfs(
         for path in compiled:
             everything.add_file(path, helper(Path(path).name).read_bytes(), 0o755)
         architecture = IMAGE.image.recipe.architecture.value
-        for path in library_closure(everything, (BUSYBOX, *PROGRAMS, *compiled), architecture):
+        for path in library_closure(everything, (BUSYBOX, *PROGRAMS, *programs, *compiled), architecture):
             copy_file(tree, everything, path)
         copy_file(tree, packages, "etc/mke2fs.conf")
         closure = ModuleDirectory(files, IMAGE.kernel_release).closure((*MODULES, *modules))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +24,7 @@ from recipes.formats.luks2_model import (
     TokenShape,
 )
 from recipes.formats.luks2_segment import SectorCipher
+from recipes.formats.luks2_template import template
 from recipes.formats.tpm2_token import blob_place, literal_shape
 from recipes.formats.tree import FileTree
 from recipes.units import MIB
@@ -44,6 +46,9 @@ KEYS = {
     "fresh": b"nobody-may-see-the-passphrase-of-fresh",
     "token": b"nobody-may-see-the-passphrase-of-token",
 }
+# What a person at the console types, each when asked: the first is wrong, the second too short.
+TYPED = ("nobody-may-see-what-is-typed-wrong", "nobody-may-see", forge.PASSPHRASE.decode())
+DECOY = b"everybody-may-see-this-decoy"
 BLOB = 62
 # What a disk is cut to, so that the partitions of a case can be told by their size.
 SIZES = {
@@ -148,6 +153,7 @@ def settings() -> dict[str, Settings]:
         "wrong": replace(keyfile, files={"keyfile": b"not the passphrase at all"}),
         "spied": replace(keyfile, providers="spy"),
         "typed": replace(keyfile, providers="types"),
+        "asked": replace(keyfile, providers="passphrase"),
         "never": replace(fresh, format="never", providers="spy"),
         "dirty": replace(fresh, expected=expecting("dirty"), providers="spy"),
         "cut": replace(fresh, providers="spy"),
@@ -166,22 +172,26 @@ def settings() -> dict[str, Settings]:
         "plain": plain,
         "plain-wrong": replace(plain, files={"keyfile": bytes(64)}),
         "cut-plain": replace(plain, providers="spy", files={}),
+        "ephemeral": Settings(providers="ephemeral", format="always", uuid=str(identity("plain"))),
         "sealed": sealed,
         "theirs": replace(sealed, options={**sealed.options, "MARKER": "0x01800abd"}),
     }
 
 
+def _sealed_header() -> Expected:
+    return expecting("sealed", Expected(keyslots=(KdfBounds(Pbkdf2(1000)),), tokens=(literal_shape((7,)),)))
+
+
 def _sealed() -> Settings:
     """A volume of provider tpm2; without firmware the register is zero, and so it is in every boot."""
-    shape = literal_shape((7,))
-    expected = expecting("sealed", Expected(keyslots=(KdfBounds(Pbkdf2(1000)),), tokens=(shape,)))
+    expected = _sealed_header()
     offset, size = blob_place(expected)
     return Settings(
         providers="tpm2",
         expected=expected,
         uuid=str(identity("sealed")),
         format="if-blank",
-        token=shape.type,
+        token=expected.tokens[0].type,
         remembers="tpm2",
         options={
             "TOKEN_BLOB_OFFSET": str(offset),
@@ -196,12 +206,25 @@ def _sealed() -> Settings:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Keys that the guest has drawn itself, and what there was to be seen of processes and log meanwhile.
+
+    Attributes:
+        keys: the secret as the TPM gives it, and in bytes; the key of that volume; that of the ephemeral one.
+    """
+
+    keys: tuple[bytes, ...]
+    seen: bytes
+
+
+@dataclass(frozen=True)
 class Tried:
-    """What the judge found, and the disk as it left it."""
+    """What the judge found, and the disks as it left them."""
 
     run: Run
     facts: Mapping[str, list[str]]
     stolen: bytes
+    kept: Kept
 
     def of(self, topic: str, name: str) -> str:
         """The only fact of a topic that is about ``name``."""
@@ -212,14 +235,28 @@ class Tried:
 def boot_luks(_: Built, folder: Path) -> Tried:
     """Boots it; the machine powers itself off."""
     initrd, disk, headers = folder / "luks.cpio", folder / "luks.raw", folder / "headers.raw"
-    write_initramfs(initrd, JUDGE, _add_files, LUKS_MODULES)
+    kept = folder / "kept.raw"
+    write_initramfs(initrd, JUDGE, _add_files, LUKS_MODULES, programs=("usr/sbin/dmsetup",))
     table = _write_disk(disk)
     good = forge.volume(EXPECTED)
     everything = [good, *(data.ljust(len(good), b"\0") for data, _ in on_disk().values())]
     headers.write_bytes(b"".join(everything))
-    drives = [DriveFile(path=str(disk)), DriveFile(path=str(headers))]
-    run = boot_kernel(IMAGE, COMMAND_LINE, drives, initrd=initrd)
-    return Tried(run, facts_of(run), read_at(disk, table.partitions[0].offset + DATA + 4096, 4096))
+    with kept.open("wb") as file:
+        file.truncate(16 * MIB)
+    drives = [DriveFile(path=str(path)) for path in (disk, headers, kept)]
+    typed = [(f"TYPE {number}", line) for number, line in enumerate(TYPED, 1)]
+    run = boot_kernel(IMAGE, COMMAND_LINE, drives, initrd=initrd, typed=typed)
+    stolen = read_at(disk, table.partitions[0].offset + DATA + 4096, 4096)
+    return Tried(run, facts_of(run), stolen, _read_kept(kept))
+
+
+def _read_kept(path: Path) -> Kept:
+    """What the judge has put on the third disk; where things failed, the test says so and not this."""
+    passphrase = read_at(path, 0, MIB).rstrip(b"\0")
+    volume_key = read_at(path, MIB, MIB)[:64]
+    table = read_at(path, 2 * MIB, MIB).rstrip(b"\0\n")
+    keys = (passphrase, base64.b64decode(passphrase), volume_key, bytes.fromhex(table.decode()))
+    return Kept(keys, read_at(path, 3 * MIB, 13 * MIB))
 
 
 @cache
@@ -233,9 +270,29 @@ def _add_files(tree: FileTree) -> None:
         add_volume(tree, name, each)
     for name, script in PROVIDERS.items():
         tree.add_file(f"usr/lib/unlock.d/{name}", f"#!/bin/sh\n{script}".encode(), 0o755)
+    tree.add_file("test/decoy", DECOY)
+    (policy,) = [
+        hole for hole in template(_sealed_header()).holes if hole.name == "tokens.0.tpm2-policy-hash"
+    ]
+    tree.add_file("test/policy", str(policy.offset).encode())
+    for register in (7, 8):
+        tree.add_file(f"test/extend-{register}", extend_command(register))
     tree.add_file("test/partitions", "".join(f"{name}\n" for name in SIZES).encode())
     tree.add_file("test/forged", "".join(f"{name}\n" for name in on_disk()).encode())
     tree.add_file("test/needles", "".join(f"{text}\n" for text in needles(KEYS["tagged"])).encode())
+
+
+def extend_command(register: int) -> bytes:
+    """TPM2_PCR_Extend in bank SHA-256. Spec: TCG TPM 2.0 Library, part 3, section 22.2."""
+    session = struct.pack(">IIHBH", 9, 0x40000009, 0, 0, 0)
+    body = struct.pack(">I", register) + session + struct.pack(">IH", 1, 0x000B) + bytes(range(32))
+    return struct.pack(">HII", 0x8002, 10 + len(body), 0x0182) + body
+
+
+def traces(key: bytes) -> tuple[bytes, ...]:
+    """How a key of any bytes could show: as it is, in hex, in base64 at any offset; a part is enough."""
+    encoded = (base64.b64encode(key[start:])[:16] for start in range(3))
+    return (key[:16], key[:12].hex().encode(), key[:12].hex().upper().encode(), *encoded)
 
 
 def needles(key: bytes) -> tuple[str, ...]:

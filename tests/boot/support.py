@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import zstandard
@@ -50,6 +50,8 @@ STOP = threading.Event()
 
 # Looks at the console, and ends the boot when it has seen enough.
 Until = Callable[[bytes], bool]
+# What the console has to show first, behind what it showed for the line before; and a line to type.
+Typed = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def boot_kernel(
     initrd: Path | None = None,
     until: Until | None = None,
     options: Sequence[str] = (),
+    typed: Sequence[Typed] = (),
 ) -> Run:
     """Boots the image's kernel without firmware until it ends by itself.
 
@@ -204,6 +207,7 @@ def boot_kernel(
         initrd: instead of the image's initramfs.
         until: ends the boot before it ends by itself.
         options: further words for QEMU.
+        typed: on the serial console.
     """
     machine = built.image.machines[0]
     with ExitStack() as stack:
@@ -211,7 +215,8 @@ def boot_kernel(
         tpm = stack.enter_context(Swtpm())
         words = [PROGRAM, "-nodefaults", "-no-user-config", "-machine", machine.type, "-accel", "tcg"]
         words += ["-cpu", machine.cpu, "-m", "512", "-smp", "1", "-display", "none", "-vga", "none"]
-        words += ["-nic", "none", "-no-reboot", "-serial", f"file:{folder / 'console'}"]
+        keyboard = stack.enter_context(Keyboard(folder / "console", typed))
+        words += ["-nic", "none", "-no-reboot", "-serial", f"pipe:{folder / 'console'}"]
         words += ["-chardev", "socket,id=chrtpm,path=" + escape(tpm.socket)]
         words += ["-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-tis,tpmdev=tpm0"]
         for number, file in enumerate(disks):
@@ -220,7 +225,44 @@ def boot_kernel(
             words += ["-device", f"virtio-blk-pci,drive=d{number}"]
         words += ["-kernel", str(built.kernel), "-initrd", str(initrd or built.initramfs)]
         qemu = stack.enter_context(Qemu([*words, "-append", command_line, *options]))
-        return watch(qemu, folder / "console", until or _never)
+        return watch(qemu, folder / "console.out", keyboard.before(until or _never))
+
+
+class Keyboard:
+    """Who types on a console: QEMU writes to ``<path>.out`` and reads ``<path>.in``."""
+
+    def __init__(self, path: Path, lines: Sequence[Typed]) -> None:
+        self._path = path
+        self._lines = list(lines)
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        self._path.with_suffix(".out").touch()
+        os.mkfifo(self._path.with_suffix(".in"))
+        self._pipe = os.open(self._path.with_suffix(".in"), os.O_RDWR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._pipe)
+
+    def before(self, until: Until) -> Until:
+        """``until``, and each time the console is looked at, what there is to type is typed."""
+
+        def look(console: bytes) -> bool:
+            self._type(console)
+            return until(console)
+
+        return look
+
+    def _type(self, console: bytes) -> None:
+        while self._lines:
+            shown, line = self._lines[0]
+            at = console.find(shown.encode(), self._seen)
+            if at < 0:
+                return
+            os.write(self._pipe, f"{line}\n".encode())
+            self._seen = at + len(shown)
+            del self._lines[0]
 
 
 def _never(console: bytes) -> bool:

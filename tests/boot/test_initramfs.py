@@ -1,8 +1,10 @@
-"""How the initramfs stops: with one message, and by the deadline. Direct kernel boots."""
+"""How the initramfs stops: with one message, by the deadline, and as the recipe says. Direct kernel boots."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +26,12 @@ SHORT = 3
 # What systemd would give a shell for, and a line break for the log.
 WORDS = "systemd.debug_shell=ttyS0 two\nlines"
 DENIES = b"#!/bin/sh\nexit 20\n"
+# Only a machine that switches itself off ends then; without it, one that starts again ends too.
+OFF_ENDS = ("-action", "reboot=reset")
+POWER_OFF, RESET = "sysrq: Power Off", "sysrq: Resetting"
+PCR_11 = "/sys/class/tpm/tpm0/pcr-sha256/11"
+PROMPT = "# "
+SHELL = "goldsmith: development profile: a shell; leave it to stop the machine"
 
 
 def wrong_hash(built: Built) -> bytes:
@@ -34,14 +42,17 @@ def shipped(built: Built) -> list[DriveFile]:
     return [DriveFile(path=str(built.disk), snapshot=True)]
 
 
-def changed(built: Built, folder: Path, **files: bytes) -> Path:
-    """The shipped initramfs with a short deadline and further files in place of its own."""
+def changed(built: Built, folder: Path, files: Mapping[str, bytes] | None = None, **settings: str) -> Path:
+    """The shipped initramfs with a short deadline, other settings, and further files in place of its own."""
     config = shipped_file(built.initramfs, "etc/initramfs/config").decode()
     tree = FileTree()
-    shorter = re.sub("DEVICE_TIMEOUT='[0-9]+'", f"DEVICE_TIMEOUT='{SHORT}'", config)
-    assert shorter != config
-    tree.add_file("etc/initramfs/config", shorter.encode())
-    for path, data in files.items():
+    for name, value in {"DEVICE_TIMEOUT": str(SHORT), **settings}.items():
+        other, found = re.subn(f"^{name}='.*'$", f"{name}='{value}'", config, flags=re.MULTILINE)
+        assert found == 1
+        assert other != config
+        config = other
+    tree.add_file("etc/initramfs/config", config.encode())
+    for path, data in (files or {}).items():
         tree.add_file(path, data, 0o755)
     return add_to_initramfs(built.initramfs, folder / "changed.cpio", tree)
 
@@ -60,24 +71,39 @@ def boot_more_words(built: Built, folder: Path) -> Run:
 
 
 def boot_without_disk(built: Built, folder: Path) -> Run:
-    return boot_kernel(built, built.command_line(), [], initrd=changed(built, folder))
+    """Of an image that switches the machine off."""
+    initrd = changed(built, folder, ON_FAILURE="poweroff")
+    return boot_kernel(built, built.command_line(), [], initrd=initrd, options=OFF_ENDS, until=_starts_again)
 
 
 def boot_without_data(built: Built, folder: Path) -> Run:
-    """The shipped disk without its last partition."""
+    """The shipped disk without its last partition, of an image that starts the machine again."""
 
     def drop(table: PartitionTable) -> PartitionTable:
         return replace(table, partitions=tuple(part for part in table.partitions if part.name != "data"))
 
-    initrd = changed(built, folder)
+    initrd = changed(built, folder, ON_FAILURE="reboot")
     with altered(built, folder) as disk:
         edit_table(disk, drop)
         return boot_kernel(built, built.command_line(), [DriveFile(path=str(disk))], initrd=initrd)
 
 
 def boot_denied(built: Built, folder: Path) -> Run:
-    initrd = changed(built, folder, **{"usr/lib/unlock.d/ephemeral": DENIES})
+    """Of an image for use that wants a shell."""
+    files = {"usr/lib/unlock.d/ephemeral": DENIES}
+    initrd = changed(built, folder, files, ON_FAILURE="shell")
     return boot_kernel(built, built.command_line(), shipped(built), initrd=initrd)
+
+
+def boot_shell(built: Built, folder: Path) -> Run:
+    """Of an image for development that gives a shell, and somebody at the console."""
+    initrd = changed(built, folder, ON_FAILURE="shell", PROFILE="dev")
+    typed = ((SHELL, ""), (PROMPT, ""), (PROMPT, f"cat {PCR_11}"), (PROMPT, "exit"))
+    return boot_kernel(built, built.image.recipe.kernel.cmdline, [], initrd=initrd, typed=typed)
+
+
+def _starts_again(console: bytes) -> bool:
+    return console.count(FATAL.encode()) > 1
 
 
 BOOTS: dict[str, Boot] = {
@@ -87,13 +113,14 @@ BOOTS: dict[str, Boot] = {
     "no-disk": boot_without_disk,
     "no-data": boot_without_data,
     "denied": boot_denied,
+    "shell": boot_shell,
 }
 
 
-def fatal(run: Run) -> str:
-    """The one message with which the initramfs stopped the machine."""
+def fatal(run: Run, last: str = PANIC) -> str:
+    """The one message with which the initramfs stopped the machine; ``last`` are the kernel's last words."""
     assert run.stopped
-    assert PANIC in run.text
+    assert [words for words in (PANIC, POWER_OFF, RESET) if words in run.text] == [last]
     found = re.findall(rf"{FATAL}(.*)", run.text)
     assert len(found) == 1
     return str(found[0])
@@ -117,14 +144,16 @@ def test_a_wrong_root_hash_finds_no_partition(built: Built, boots: Boots) -> Non
 
 
 def test_without_a_disk_the_boot_stops_at_the_deadline(built: Built, boots: Boots) -> None:
-    assert fatal(boots["no-disk"].result()) == (
+    """And where the recipe says so, the machine switches itself off then."""
+    assert fatal(boots["no-disk"].result(), POWER_OFF) == (
         f"partition root (PARTUUID {partition_uuid(built.root_hash)}) did not appear within {SHORT} s, "
         "disks seen: none; attach the disk this UKI was built with, or build with a longer device timeout"
     )
 
 
 def test_without_the_data_partition_the_boot_stops_at_the_deadline(boots: Boots) -> None:
-    message = fatal(boots["no-data"].result())
+    """And where the recipe says so, the machine starts again then."""
+    message = fatal(boots["no-data"].result(), RESET)
     what = (
         rf"partition data \(PARTUUID [0-9a-f-]{{36}}\) did not appear within {SHORT} s, disks seen: .*vda.*"
     )
@@ -145,3 +174,23 @@ def test_words_that_the_image_does_not_have_stop_the_boot(boots: Boots) -> None:
 def test_a_denied_volume_stops_the_boot(boots: Boots) -> None:
     why = "denied by ephemeral(20); this machine or image is not the one the key is for"
     assert fatal(boots["denied"].result()) == f"volume data is not open: {why}"
+
+
+def test_an_image_for_use_gives_no_shell(boots: Boots) -> None:
+    """Whatever its configuration says: it says why, and stops."""
+    text = boots["denied"].result().text
+    assert "goldsmith: no shell in profile release; build with profile dev for one\n" in text
+    assert text.index("no shell in profile") < text.index(PANIC)
+    assert SHELL not in text
+
+
+def test_an_image_for_development_gives_a_shell_behind_the_last_phase(boots: Boots) -> None:
+    """What the register holds there releases no key; who leaves the shell stops the machine."""
+    run = boots["shell"].result()
+    assert fatal(run) == "the command line has no roothash=; boot the UKI as it was built"
+    register = bytes(32)
+    # systemd-pcrphase.service(8); TCG TPM 2.0 Library, part 1, section 17.2.
+    for phase in ("enter-initrd", "leave-initrd"):
+        register = hashlib.sha256(register + hashlib.sha256(phase.encode()).digest()).digest()
+    typed = run.text.index(f"cat {PCR_11}")
+    assert run.text.index(SHELL) < typed < run.text.index(register.hex().upper()) < run.text.index(PANIC)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from tests.unit import luks2_forgeries as forge
 
-from .luks_volumes import KEYS, TEXT, Tried, boot_luks, needles, on_disk, operator
+from .luks_volumes import DECOY, KEYS, TEXT, TYPED, Tried, boot_luks, needles, on_disk, operator, traces
 from .support import Boot, Boots
 
 pytestmark = pytest.mark.boot
@@ -80,6 +80,31 @@ def test_who_typed_a_wrong_passphrase_is_asked_again(tried: Tried) -> None:
         "the key of types opens no key slot",
         "provider types ended with 11",
     ]
+
+
+def test_a_passphrase_typed_on_the_console_opens_the_volume(tried: Tried) -> None:
+    """A wrong one and a short one are asked for again."""
+    assert tried.of("exit", "asked") == "0 "
+    record = json.loads(tried.of("record", "asked"))
+    assert (record["provider"], record["result"]) == ("passphrase", "opened")
+    assert tried.of("data", "asked") == TEXT.decode()
+    assert re.findall("goldsmith: unlock asked: (.*)", tried.run.text) == [
+        "provider passphrase ended with 11",
+        "the key of passphrase opens no key slot",
+        "provider passphrase ended with 10",
+        "provider passphrase ended with 11",
+    ]
+    assert "this passphrase is too short to be the one\n" in tried.run.text
+
+
+def test_a_passphrase_is_not_shown_while_it_is_typed(tried: Tried) -> None:
+    """It was typed once the echo was off, which is on again for who comes next."""
+    shown = re.findall("passphrase for volume asked: (.*)", tried.run.text)
+    assert shown == [f"TYPE {number}" for number in range(1, 1 + len(TYPED))]
+    assert tried.facts["echo"] == ["1"]
+    for line in TYPED:
+        assert line not in tried.run.text
+        assert not any(trace in tried.kept.seen for trace in traces(line.encode()))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +183,15 @@ def test_the_key_of_a_new_volume_is_escrowed(tried: Tried) -> None:
     assert operator().decrypt(base64.b64decode(line, validate=True), oaep) == KEYS["fresh"]
 
 
+def test_what_an_operator_has_to_see_is_on_a_quiet_console(tried: Tried) -> None:
+    """The console had loglevel=4 until the commit, and so nothing else: not how the provider ended."""
+    assert tried.of("exit", "formatted") == "0 "
+    warning, escrow, commit, *_ = re.findall("goldsmith: ([a-z]+ fresh: .*)", tried.run.text)
+    assert warning.startswith("unlock fresh: /dev/vda3 is BLANK and is formatted")
+    assert escrow.startswith("escrow fresh: RSA-OAEP-SHA256:")
+    assert commit == "unlock fresh: provider remembers, commit: ended with 0"
+
+
 def test_a_token_goes_into_the_header_and_comes_back(tried: Tried) -> None:
     assert tried.of("exit", "token") == "0 "
     assert tried.of("commit", "token") == "0 "
@@ -196,6 +230,24 @@ def test_another_volume_of_the_same_tpm_and_policy_is_refused(tried: Tried, name
         "goldsmith: unlock sealed: tpm2: tpm2: this is not the volume that this TPM formatted: mark 0x1800abc"
     )
     assert tried.run.text.count(f"{words} is of another one; the disk was exchanged") == 3
+
+
+def test_a_sealed_volume_opens_only_while_its_register_holds_what_it_held(tried: Tried) -> None:
+    """Another register may change. Nothing but this one changes between the two."""
+    for register in (8, 7):
+        assert re.fullmatch("0 8002.{8}00000000.*", tried.of("extended", str(register)))
+    assert tried.of("exit", "beside") == "0 "
+    assert json.loads(tried.of("record", "beside"))["result"] == "opened"
+    said = "20 denied by tpm2(20); this machine or image is not the one the key is for"
+    assert tried.of("exit", "changed") == said
+    words = "sha256:7 does not hold what the key was sealed to; boot what it was sealed for"
+    assert tried.run.text.count(f"goldsmith: unlock theirs: tpm2: {words}\n") == 1
+    # With that digest in the header it is none of the TPM's, whose mark was made under the other policy.
+    assert tried.of("exit", "rewritten") == said
+    said = (
+        "tpm2: this is not the volume that this TPM formatted: the policy and attributes 0x[0-9a-f]+ of mark"
+    )
+    assert len(re.findall(f"goldsmith: unlock theirs: tpm2: {said} 0x1800abd", tried.run.text)) == 1
 
 
 def test_a_sealed_volume_that_was_wiped_is_not_made_again(tried: Tried) -> None:
@@ -249,3 +301,24 @@ def test_no_byte_of_a_key_is_seen(tried: Tried) -> None:
     assert leaks == 0
     # What is looked for would have been found.
     assert tried.facts["needles"] == ["1"]
+
+
+def test_no_byte_of_a_key_that_the_guest_has_drawn_is_seen(tried: Tried) -> None:
+    """What tpm2 and ephemeral give, and the key of a volume: not in processes, the log, or on the console."""
+    assert (tried.of("exit", "unremembered-sealed"), tried.of("exit", "ephemeral")) == ("0 ", "0 ")
+    # The secret opens the volume, and there is another key behind it.
+    assert tried.facts["held"] == ["0 44 64"]
+    assert [len(key) for key in tried.kept.keys] == [44, 32, 64, 64]
+    assert all(len(set(key)) > 16 for key in tried.kept.keys)
+    plain = tried.run.text.replace(" ", "").lower().encode()
+    for key in tried.kept.keys:
+        for trace in traces(key):
+            assert trace not in tried.kept.seen
+            assert trace not in tried.run.console
+        assert key[:12].hex().encode() not in plain
+    # Providers and cryptsetup were seen at work, the log was there, and what is looked for is found.
+    for words in (b"UNLOCK_PURPOSE=format\n", b"UNLOCK_PURPOSE=open\n", b"\nluksFormat\n"):
+        assert words in tried.kept.seen
+    for volume in ("sealed: provider tpm2", "ephemeral: provider ephemeral"):
+        assert f"goldsmith: unlock {volume} ended with 0".encode() in tried.kept.seen
+    assert traces(DECOY)[0] in tried.kept.seen

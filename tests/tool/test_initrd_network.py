@@ -35,7 +35,8 @@ inside ip addr add 192.0.2.1/24 dev far
 inside ip addr add 2001:db8::1/64 dev far nodad
 [ -z "$CABLE" ] || inside ip link set far up
 if [ -n "$DHCP" ]; then
-    inside busybox udhcpd -f -S "$PWD/udhcpd.conf" >udhcpd.log 2>&1 &
+    # Not by the function: a shell of its own would be what is killed, and the server stay.
+    nsenter -t "$far" -n busybox udhcpd -f -S "$PWD/udhcpd.conf" >udhcpd.log 2>&1 &
     server=$!
 fi
 set +e

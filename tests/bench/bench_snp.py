@@ -14,13 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.common import ROOT, Row, measure
+from tests.bench.common import ROOT, Row, measure, measure_in_turn
 from tests.vectors.sev_inputs import AMDSEV, content, write_inputs
 
 HERE = "tests.bench.bench_snp"
 CPUS = ("EPYC-v4", "EPYC-IBPB", "EPYC-Rome", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin")
 VCPUS = (1, 2, 4, 8, 16, 32, 48, 64)
-RUNS = 7
+RUNS = 15
 
 
 def rows() -> list[Row]:
@@ -45,37 +45,36 @@ def _rows(folder: Path) -> list[Row]:
     direct = len(content("kernel")) + len(content("initrd"))
     measure("compile", 0, _ours(folder, direct=True))
     pages = measure("4 KiB pages, SHA-384", size, f"{HERE}:job_pages", folder, runs=RUNS)
-    one = measure("digest", size, _ours(folder), runs=RUNS)
-    as_json = measure("digest, --json", size, _ours(folder, json=True), runs=RUNS)
-    kernel = measure("digest with kernel", size + direct, _ours(folder, direct=True), runs=RUNS)
-    kernel_json = measure(
-        "  with kernel, --json", size + direct, _ours(folder, direct=True, json=True), runs=RUNS
-    )
-    many = measure("matrix of 48", size, _ours(folder, matrix=True), runs=RUNS)
-    found = [
-        pages,
-        one.against(pages, "4 KiB pages"),
-        as_json.against(pages, "4 KiB pages"),
-        kernel,
-        kernel_json,
-        many.against(one, "1 digest", wall=True),
+    jobs = [
+        ("digest", size, _ours(folder)),
+        ("digest, --json", size, _ours(folder, json=True)),
+        ("digest with kernel", size + direct, _ours(folder, direct=True)),
+        ("  with kernel, --json", size + direct, _ours(folder, direct=True, json=True)),
+        ("matrix of 48", size, _ours(folder, matrix=True)),
     ]
     program = shutil.which("sev-snp-measure", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
+    if program is not None:
+        jobs += [
+            ("sev-snp-measure", size, _theirs(program, folder)),
+            ("  with kernel", size + direct, _theirs(program, folder, direct=True)),
+        ]
+    one, as_json, kernel, kernel_json, many, *others = measure_in_turn(*jobs, runs=RUNS)
+    found = [pages, one.against(pages, "4 KiB pages"), many.against(one, "1 digest", wall=True)]
     if program is None:
-        return found
-    theirs = measure("sev-snp-measure", size, _theirs(program, folder), runs=RUNS)
-    their_kernel = measure("  with kernel", size + direct, _theirs(program, folder, direct=True), runs=RUNS)
+        return [*found, as_json, kernel, kernel_json]
+    theirs, their_kernel = others
     their_matrix = measure("  matrix of 48", size, f"{HERE}:job_their_matrix", program, folder)
+    label = "sev-snp-measure"
     return [
         *found,
         theirs,
-        one.against(theirs, "sev-snp-measure", wall=True),
-        as_json.against(theirs, "sev-snp-measure", wall=True),
+        one.against(theirs, label, wall=True),
+        as_json.against(theirs, label, wall=True),
         their_kernel,
-        kernel.against(their_kernel, "sev-snp-measure", wall=True),
-        kernel_json.against(their_kernel, "sev-snp-measure", wall=True),
+        kernel.against(their_kernel, label, wall=True),
+        kernel_json.against(their_kernel, label, wall=True),
         their_matrix,
-        many.against(their_matrix, "sev-snp-measure", wall=True),
+        many.against(their_matrix, label, wall=True),
     ]
 
 

@@ -71,6 +71,15 @@ def measure(name: str, size: int, job: str | Sequence[str | Path], *arguments: o
     return best
 
 
+def measure_in_turn(*jobs: tuple[str, int, Sequence[str | Path]], runs: int) -> list[Row]:
+    """The median of ``runs`` rounds of short jobs, by CPU time; a job is a name, a size and an argv.
+
+    A machine that becomes slower meets all of them, where one after the other would favour the first.
+    """
+    rounds = [[measure(*job) for job in jobs] for _ in range(runs)]
+    return [sorted(rows, key=lambda row: row.cpu)[runs // 2] for rows in zip(*rounds, strict=True)]
+
+
 def print_table(rows: Iterable[Row]) -> None:
     """Prints the rows under one heading."""
     heading = ("job", "size", "wall s", "CPU s", "RSS MiB", "ratio of", "ratio")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from .errors import FormatError
 from .record import dataclass
@@ -32,13 +33,18 @@ def parse_json(text: str, source: str) -> object:
 
     Raises:
         FormatError: no JSON, nested beyond Python's limit, or something that readers disagree about: a key
-            twice in one object, NaN and the infinities, a whole number of more than 100 digits.
+            twice in one object, NaN and the infinities, a number beyond every float, a whole number of more
+            than 100 digits.
 
     Spec: RFC 8259, sections 4 and 6, which leave these open.
     """
     try:
         return json.loads(
-            text, object_pairs_hook=_unique, parse_int=_whole_number, parse_constant=_no_constant
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_whole_number,
+            parse_float=_fraction,
+            parse_constant=_no_constant,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(source, f"no JSON: {error}") from None
@@ -55,6 +61,13 @@ def _whole_number(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits, at most {_MAX_DIGITS} are read")
     return int(digits)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is beyond every float")
+    return value
 
 
 def _no_constant(name: str) -> object:

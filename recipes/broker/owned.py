@@ -114,12 +114,16 @@ def check_owned(path: Path, found: os.stat_result, *, own_group: bool = False) -
 
 
 def _is_own_group(found: os.stat_result) -> bool:
-    """Whether the group has its owner's name, as systems make one for each user, and no other member."""
+    """Whether the group has its owner's name, as systems make one for each user, and no other member.
+
+    Whose first group it is does not stand in the group's own list.
+    """
     try:
         owner, group = pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid)
     except KeyError:
         return False
-    return group.gr_name == owner and set(group.gr_mem) <= {owner}
+    first = {user.pw_name for user in pwd.getpwall() if user.pw_gid == found.st_gid}
+    return group.gr_name == owner and first | set(group.gr_mem) <= {owner}
 
 
 def _read(descriptor: int, path: Path, limit: int, *, own_group: bool = False) -> bytes:

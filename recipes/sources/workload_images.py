@@ -203,8 +203,8 @@ def _layout_images(files: _Files, stem: str) -> tuple[SavedImage, ...]:
     layers = manifest.objects("layers")
     diff_ids = _check_config(files, files.document(config.path), f"{files.name}: config {config}")
     _check_count(len(layers), diff_ids, manifest.source)
-    for layer in layers:
-        files.blob(layer)
+    for layer, diff_id in zip(layers, diff_ids, strict=True):
+        _check_content(files, files.blob(layer).path, diff_id, manifest.source)
     return (SavedImage(names=_layout_names(files, reference, stem, config), config=config),)
 
 
@@ -266,14 +266,20 @@ def _check_layers(files: _Files, image: Fields, diff_ids: Sequence[Digest]) -> N
     for path, diff_id in zip(paths, diff_ids, strict=True):
         if seen.setdefault(posixpath.normpath(path), diff_id) != diff_id:
             raise FormatError(image.source, f"{path!a:.120} stands for two layers; save the image again")
-        start = next(files.content(path).chunks(), b"")
+        files.content(path)  # a link to nothing is said first
         if files.is_link(path) and diff_id not in known:
             what = f"{path!a:.120} is a symlink, podman reads layers from files alone"
             raise FormatError(image.source, f"{what}; save every image alone, with podman save")
         known.add(diff_id)
-        if not start.startswith(tuple(_COMPRESSED)) and files.digest(path, diff_id.algorithm) != diff_id:
-            what = f"{path!a:.120} has another digest than its layer; save the image again"
-            raise FormatError(image.source, what)
+        _check_content(files, path, diff_id, image.source)
+
+
+def _check_content(files: _Files, path: str, diff_id: Digest, where: str) -> None:
+    """Holds a layer that is not compressed against the configuration, whose digest is the image's name."""
+    start = next(files.content(path).chunks(), b"")
+    if not start.startswith(tuple(_COMPRESSED)) and files.digest(path, diff_id.algorithm) != diff_id:
+        what = f"{path!a:.120} has another digest than its layer; save the image again"
+        raise FormatError(where, what)
 
 
 def _check_count(layers: int, diff_ids: Sequence[Digest], where: str) -> None:

@@ -145,7 +145,7 @@ def write_texts(target: Path, kit: Kit, script: Path, common: Path, metadata: Pa
     data = deploy.read_bytes()
     named = KitFile(file=deploy.name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     whole = replace(kit, files=tuple(sorted((*kit.files, named), key=lambda item: item.file)))
-    (target / "metadata.json").write_text(render(metadata, kit=whole), encoding="utf-8")
+    add_file(target, "metadata.json", render(metadata, kit=whole).encode())
 
 
 def add_file(target: Path, name: str, data: bytes) -> KitFile:

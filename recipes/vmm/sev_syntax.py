@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import string
+
 from ..errors import FormatError, MeasureError
 from .qemu_options import OptionValue, split_option
 
 _INSTEAD = "write key=value,key=value"
 # What QEMU takes for these where an object is written as JSON; key=value has one way for all.
-# Spec: QEMU 10.0 qapi/qom.json SevCommonProperties, SevGuestProperties, SevSnpGuestProperties.
+# Spec: QEMU 10.0 qapi/qom.json SevCommonProperties, SevGuestProperties, SevSnpGuestProperties;
+# hw/core/qdev-properties-system.c set_pci_devfn(): a number is slot and function in one, a text the slot.
 _JSON_KINDS: dict[str, type] = {
+    "addr": str,
     "debug-swap": bool,
     "kernel-hashes": bool,
     "policy": int,
     "secure-tsc": bool,
     "svsm": bool,
 }
-_JSON_WORDS = {bool: "true or false", int: "a number"}
+_JSON_WORDS = {bool: "true or false", int: "a number", str: "a text"}
+# Names of settings, of devices and of objects; anything else could not be told from more settings.
+_NAME = frozenset(string.ascii_letters + string.digits + "_.-")
+_NAMED = ("driver", "qom-type")
 
 
 def split_object(option: str, text: str, implied: str) -> OptionValue:
     """A value as settings, whether written as ``key=value`` or as a flat JSON object, as libvirt does.
 
     Raises:
-        MeasureError: a setting is given twice or is empty, or the JSON is none or holds more than texts,
-            whole numbers, true and false.
+        MeasureError: a setting is given twice, or is empty where it is written ``key=value``; the JSON is
+            none, holds more than texts, whole numbers, true and false, or what no command line can.
 
     Spec: QEMU 10.0 qom/object_interfaces.c user_creatable_parse_str(), system/vl.c QEMU_OPTION_device.
     """
@@ -43,13 +50,24 @@ def split_object(option: str, text: str, implied: str) -> OptionValue:
 
 def _plain(where: str, key: str, value: object) -> str:
     kind = _JSON_KINDS.get(key)
+    if not key or not _NAME.issuperset(key):
+        raise MeasureError(f"{where}: {key!a} is not a setting's name; {_INSTEAD}")
     if kind is not None and type(value) is not kind:
-        raise MeasureError(f"{where}: {key} is not {_JSON_WORDS[kind]}, so QEMU does not start; write one")
+        raise MeasureError(f"{where}: {key} is not {_JSON_WORDS[kind]}; write it so")
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, str):
+        _check_text(where, key, value)
     if isinstance(value, str | int):
         return str(value)
     raise MeasureError(f"{where}: {key} is no text, whole number, true or false; {_INSTEAD}")
+
+
+def _check_text(where: str, key: str, value: str) -> None:
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise MeasureError(f"{where}: {key} holds what no command line can; {_INSTEAD}")
+    if key in _NAMED and not _NAME.issuperset(value):
+        raise MeasureError(f"{where}: {key} {value!a} is not a name; {_INSTEAD}")
 
 
 def split_machine(option: str, text: str) -> OptionValue:

@@ -80,19 +80,24 @@ def found_as(user: int, group: int, mode: int) -> os.stat_result:
 
 
 # The owner's name, the group's, its members, and whether nobody else is in it.
-GROUPS: dict[str, tuple[str, str, list[str], bool]] = {
-    "alone": ("builder", "builder", [], True),
-    "named as member": ("builder", "builder", ["builder"], True),
-    "another member": ("builder", "builder", ["builder", "other"], False),
-    "another's only": ("builder", "builder", ["other"], False),
-    "a common group": ("builder", "users", [], False),
+# Of a file: its owner, its group, those who are in the group by its list, and those whose first group it is.
+GROUPS: dict[str, tuple[str, str, list[str], list[str], bool]] = {
+    "alone": ("builder", "builder", [], ["builder"], True),
+    "named as member": ("builder", "builder", ["builder"], ["builder"], True),
+    "another member": ("builder", "builder", ["builder", "other"], ["builder"], False),
+    "another's only": ("builder", "builder", ["other"], [], False),
+    "another's first": ("builder", "builder", [], ["builder", "other"], False),
+    "a common group": ("builder", "users", [], [], False),
 }
 
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_group_of_one(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A umask of 002 is usual there, and a manifest in the output folder has it."""
-    user, group, members, good = GROUPS[name]
+    user, group, members, first, good = GROUPS[name]
+    users = [SimpleNamespace(pw_name=each, pw_gid=77) for each in first]
+    users.append(SimpleNamespace(pw_name="stranger", pw_gid=78))
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
     monkeypatch.setattr(pwd, "getpwuid", lambda number: SimpleNamespace(pw_name=user))
     monkeypatch.setattr(grp, "getgrgid", lambda number: SimpleNamespace(gr_name=group, gr_mem=members))
     here = os.geteuid()

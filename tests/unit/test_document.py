@@ -20,6 +20,7 @@ from recipes.errors import FormatError
         ('[{"a":{"b":1,"b":2}}]', "f: no JSON: a key is written twice in one object"),
         ("[NaN]", "f: no JSON: NaN is no number of JSON"),
         ("-Infinity", "f: no JSON: -Infinity is no number of JSON"),
+        ("[-1e999]", "f: no JSON: a number is beyond every float"),
         ("7" * 101, "f: no JSON: a number has 101 digits, at most 100 are read"),
         ("7" * 9000, "f: no JSON: a number has 9000 digits, at most 100 are read"),
     ],

@@ -179,6 +179,21 @@ def test_a_layout_of_other_layers_than_its_configuration(tmp_path: Path, number:
     assert said.endswith(f": {what}")
 
 
+def test_a_layout_with_a_layer_that_its_configuration_does_not_name(tmp_path: Path) -> None:
+    """Every blob is what its own name says, and the image is another."""
+    layer = {"digest": f"sha256:{sha256(OTHER)}", "size": len(OTHER)}
+    path = f"blobs/sha256/{sha256(OTHER)}"
+    said = mistake(tmp_path, *entries({**layout("layers", value=[layer]), path: OTHER}))
+    assert said.endswith(f": '{path}' has another digest than its layer; {AGAIN}")
+
+
+def test_a_compressed_layer_of_a_layout_is_for_podman_to_check(tmp_path: Path) -> None:
+    packed = gzip.compress(OTHER, mtime=0)
+    layer = {"digest": f"sha256:{sha256(packed)}", "size": len(packed)}
+    members = {**layout("layers", value=[layer]), f"blobs/sha256/{sha256(packed)}": packed}
+    assert len(read(tmp_path, *entries(members))) == 1
+
+
 def test_an_archive_of_a_newer_docker_names_its_own_image_alone(tmp_path: Path) -> None:
     """``manifest.json`` may list other images than the one that podman loads of the layout."""
     blobs = oci_members(None)

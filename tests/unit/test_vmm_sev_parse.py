@@ -377,15 +377,15 @@ WRONG = {
         for text, what in (
             (
                 '{"qom-type":"sev-snp-guest","id":"sev0","kernel-hashes":"on"}',
-                "kernel-hashes is not true or false, so QEMU does not start; write one",
+                "kernel-hashes is not true or false; write it so",
             ),
             (
                 '{"qom-type":"sev-snp-guest","id":"sev0","policy":"0x30000"}',
-                "policy is not a number, so QEMU does not start; write one",
+                "policy is not a number; write it so",
             ),
             (
                 '{"qom-type":"sev-snp-guest","id":"sev0","policy":true}',
-                "policy is not a number, so QEMU does not start; write one",
+                "policy is not a number; write it so",
             ),
             (
                 '{"qom-type":"sev-snp-guest","id":["sev0"]}',
@@ -408,6 +408,22 @@ WRONG = {
                 "setting 'frob' is not modelled; leave it out",
             ),
             ('{"id":"sev0"}', "qom-type= is missing"),
+            (
+                '{"qom-type":"sev-snp-guest,id=x"}',
+                "qom-type 'sev-snp-guest,id=x' is not a name; write key=value,key=value",
+            ),
+            (
+                '{"qom-type":"sev-snp-guest","a,b=c":1}',
+                "'a,b=c' is not a setting's name; write key=value,key=value",
+            ),
+            (
+                r'{"qom-type":"sev-snp-guest","id":"a\u0000"}',
+                "id holds what no command line can; write key=value,key=value",
+            ),
+            (
+                r'{"qom-type":"sev-snp-guest","id":"\ud800"}',
+                "id holds what no command line can; write key=value,key=value",
+            ),
         )
     },
     f"{PLAIN} -machine pflash0=n": (

@@ -109,6 +109,16 @@ def test_objects_and_devices_as_json() -> None:
     assert read(line.replace(flat, f"'{network}'"), *GENOA).machine == read(plain, *GENOA).machine
 
 
+def test_a_slot_as_a_number_of_json_is_another_slot_than_as_a_text() -> None:
+    """QEMU takes 16 for slot 2, function 0, and "16" for slot 0x16."""
+    device = '{"driver":"virtio-blk-pci","drive":"d","addr":%s}'
+    line = f"{TCG} -drive if=none,id=d,file=x,format=raw -device"
+    text = device % '"16"'
+    assert read(f"{line} '{text}'").machine == read(f"{line} virtio-blk-pci,drive=d,addr=16").machine
+    with pytest.raises(MeasureError, match=r"addr is not a text; write it so$"):
+        read(f"{line} '{device % 16}'")
+
+
 def test_machine_settings_with_underscores() -> None:
     assert read(f"{TCG} -M kernel_irqchip=split").machine == read(f"{TCG} -M kernel-irqchip=split").machine
     assert dict(read(f"{TCG} -M kernel_irqchip=split").machine.settings)["kernel-irqchip"] == "split"

@@ -32,6 +32,8 @@ MAX_HEAD = 8 * KIB
 # A firmware log of 1 MiB and one of user space make less than this in base64.
 MAX_EVIDENCE = 4 * MIB
 PIECE = 64 * KIB
+# RFC 8446 section 5.1.
+RECORD = 16 * KIB
 # Each has a thread, of which the unit's TasksMax allows twice as many.
 MAX_CONNECTIONS = 16
 MAX_PER_CLIENT = 4
@@ -230,10 +232,10 @@ class Line:
             RefusedError: the other side does not read it in time.
         """
         rest = memoryview(data)
-        # Not sendall(), which gives every record of TLS all of the time.
+        # One record of TLS at a time: each call has a limit of its own, however much it is given.
         while rest:
             self._limit(HEAD_TIME)
-            rest = rest[self.tls.send(rest) :]
+            rest = rest[self.tls.send(rest[:RECORD]) :]
 
     def _limit(self, at_most: float) -> None:
         left = self._end - time.monotonic()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -198,20 +198,21 @@ def sources() -> list[Path]:
 def checkout(
     root: Path, *, umask: int = 0o022, mtime: int | None = None, locks: Sequence[str] = LOCKS
 ) -> Project:
-    """A copy as git would make it under a umask, with the packages of locks in its cache.
+    """A copy as git would make it under a umask, with the locks and packages of the last build here.
 
     Args:
         locks: below ``recipes/``.
         mtime: time of every source file; that of the copying otherwise.
     """
+    used = {ROOT / "recipes" / f"{name}.lock": _resolved_lock(name) for name in locks}
     for source in sources():
         target = root / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
+        target.write_bytes(used.get(source, source).read_bytes())
         target.chmod((0o777 if os.access(source, os.X_OK) else 0o666) & ~umask)
         if mtime is not None:
             os.utime(target, (mtime, mtime))
-    _give_packages(root, locks)
+    _give_packages(root, used.values())
     _give_environment(root)
     for path in (root, *root.rglob("*")):
         if path.is_dir() and not path.is_symlink():
@@ -267,11 +268,19 @@ def _needed(project: Project, lock: locks.Lock) -> set[str]:
     return found
 
 
-def _give_packages(root: Path, names: Sequence[str]) -> None:
+def _resolved_lock(name: str) -> Path:
+    """The lock that the last build here used: other than the committed one where the mirror has moved on."""
+    path = ROOT / "out" / name.removeprefix("images/") / "resolved.lock"
+    if not path.is_file():
+        unavailable(f"{path.relative_to(ROOT)} is not there; build the image first")
+    return path
+
+
+def _give_packages(root: Path, used: Iterable[Path]) -> None:
     cache = ROOT / "out" / "cache" / "packages"
     target = root / "out" / "cache" / "packages"
     target.mkdir(parents=True)
-    locked = [locks.load(ROOT / "recipes" / f"{name}.lock").packages for name in names]
+    locked = [locks.load(path).packages for path in used]
     for package in {item.sha256: item for items in locked for item in items}.values():
         name = f"{package.sha256.hex()}.deb"
         if not (cache / name).is_file():

@@ -76,7 +76,7 @@ class Workshop:
         """Files that are there, with the digests that a recipe has."""
         monkeypatch.setattr(files, "ROOT", self.folder)
         contents = {
-            names.STAGE0: sev_firmware.firmware(),
+            names.STAGE0: sev_firmware.firmware(size=0x10000),
             names.KERNEL: kernel(),
             names.INITRD: b"stage1",
             names.SYSTEM: b"system image",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ..errors import SpecError
 from ..machine import SnpFirmware, UefiFirmware
-from ..schema import DiskImage, load_firmware
+from ..schema import DiskImage, SharedFirmware, load_firmware
 from . import keys
 from .digests import ROOT
 from .packages import FIRMWARE_GROUP, resolved_lock
@@ -24,10 +24,17 @@ def firmware_files(image: DiskImage) -> tuple[str, ...]:
 
 def firmware_lock(image: DiskImage, firmware: SnpFirmware) -> Path:
     """Path of the lock that firmware comes from: the image's, or that of a recipe which images share."""
-    if not firmware.recipe:
-        return resolved_lock(image)
-    path = ROOT / "recipes" / "firmware" / f"{firmware.recipe}.yaml"
-    return resolved_lock(load_firmware(path, ROOT))
+    return resolved_lock(_shared(firmware.recipe)) if firmware.recipe else resolved_lock(image)
+
+
+def shared_firmware(image: DiskImage) -> tuple[SharedFirmware, ...]:
+    """The recipes of firmware that the image's machines use and other images may too, each once."""
+    names = {machine.firmware.recipe for machine in image.snp}
+    return tuple(_shared(name) for name in sorted(names) if name)
+
+
+def _shared(name: str) -> SharedFirmware:
+    return load_firmware(ROOT / "recipes" / "firmware" / f"{name}.yaml", ROOT)
 
 
 def _sources(image: DiskImage) -> tuple[tuple[Path, tuple[str, ...]], ...]:

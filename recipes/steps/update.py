@@ -13,7 +13,7 @@ from ..machine import Accelerator, QemuMachine
 from ..schema import Buildable, DiskImage
 from . import firmware, packages
 from .packages import APT_WORK, debian, request
-from .task import Task, guarded, say, write_text
+from .task import Step, Task, guarded, say, write_text
 
 if TYPE_CHECKING:
     from ..vmm.captures import AcpiCapture
@@ -57,6 +57,12 @@ def update_lock(image: Buildable) -> None:
     say(f"{image.lock_path.name}: {len(lock.packages)} packages, {'changed' if changed else 'as before'}")
 
 
+def capture_steps(image: DiskImage) -> tuple[Step, ...]:
+    """What has to be made before machines are captured, in order: the firmware that they start from."""
+    owners: tuple[Buildable, ...] = (image, *firmware.shared_firmware(image))
+    return (*(packages.step(owner) for owner in owners), *firmware.steps(image)[:1])
+
+
 def update_captures(image: DiskImage) -> None:
     """Captures every machine that runs here: ACPI tables, and what firmware writes before it is measured.
 
@@ -67,7 +73,7 @@ def update_captures(image: DiskImage) -> None:
     """
     from ..vmm.captures import dump_captures
 
-    for step in (packages.step(image), *firmware.steps(image)[:1]):
+    for step in capture_steps(image):
         step.run()
     # What other devices do to the tables is not modelled, so a capture of them would serve nobody.
     machines = [

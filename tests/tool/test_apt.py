@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -380,26 +381,33 @@ def test_an_archive_without_signature(world: World) -> None:
         apt.resolve("trixie", "amd64", GROUPS, world.folder / "work", archives=archives)
 
 
-def make_key(gpg: str, home: Path) -> Path:
-    """A key without passphrase; returns the file with its public half."""
+@contextmanager
+def made_key(gpg: str, home: Path) -> Iterator[Path]:
+    """A key without passphrase, as the file with its public half; the agent that made it ends with it."""
     home.mkdir(mode=0o700)
     common = [gpg, "--homedir", str(home), "--batch", "--quiet", "--no-tty", "--passphrase", ""]
-    subprocess.run([*common, "--quick-gen-key", "test", "ed25519", "sign"], check=True, capture_output=True)
     public = home / "public.gpg"
-    subprocess.run([*common, "--output", str(public), "--export"], check=True, capture_output=True)
-    return public
+    try:
+        subprocess.run(
+            [*common, "--quick-gen-key", "test", "ed25519", "sign"], check=True, capture_output=True
+        )
+        subprocess.run([*common, "--output", str(public), "--export"], check=True, capture_output=True)
+        yield public
+    finally:
+        stop = [require_tool("gpgconf"), "--homedir", str(home), "--kill", "all"]
+        subprocess.run(stop, check=True, capture_output=True)
 
 
 def test_signed_archives(world: World, tmp_path: Path) -> None:
     gpg, _ = require_tool("gpg"), require_tool("gpgv")
     folder = Path(os.path.relpath(tmp_path))
-    right, wrong = make_key(gpg, folder / "k1"), make_key(gpg, folder / "k2")
-    world.repository.publish()
-    for release in sorted(world.repository.folder.glob("dists/*/Release")):
-        argv = [gpg, "--homedir", str(folder / "k1"), "--batch", "--quiet", "--clearsign", "--output"]
-        subprocess.run(
-            [*argv, str(release.with_name("InRelease")), str(release)], check=True, capture_output=True
-        )
+    with made_key(gpg, folder / "k1") as right, made_key(gpg, folder / "k2") as wrong:
+        world.repository.publish()
+        for release in sorted(world.repository.folder.glob("dists/*/Release")):
+            argv = [gpg, "--homedir", str(folder / "k1"), "--batch", "--quiet", "--clearsign", "--output"]
+            subprocess.run(
+                [*argv, str(release.with_name("InRelease")), str(release)], check=True, capture_output=True
+            )
     uri = world.repository.uri
     archives = Archives(main=uri, security=uri, keyring=right.resolve())
     lock = apt.resolve("trixie", "amd64", GROUPS, world.folder / "work", archives=archives)

@@ -15,8 +15,9 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB
 from .cloud import (
-    DiskLimits,
+    DiskSizes,
     Finding,
+    MachineDisks,
     NameRule,
     Shipment,
     common_findings,
@@ -39,9 +40,6 @@ MAX_UEFI_DATA = 64_000
 # "Disk images must be less than 16 TiB"; from 8 TiB on they need a manifest, which nothing here writes.
 _TIB = 1024 * GIB
 MAX_DISK = 8 * _TIB
-
-# GiB of the largest volume. Spec: _VOLUMES; gp3 since September 2025.
-_LARGEST_VOLUME = {"gp2": 16_384, "gp3": 65_536}
 
 SNP_REGIONS = ("us-east-2", "eu-west-1")
 # Sizes with SEV-SNP. Spec: _SNP.
@@ -142,6 +140,16 @@ class Aws:
 
     name: str = "aws"
     disk_formats: tuple[str, ...] = ("vmdk",)
+    machine_disks: MachineDisks = MachineDisks(
+        what="a volume",
+        type="volume-type",
+        # gp3 since September 2025.
+        sizes=(DiskSizes("gp2", 1, 16_384), DiskSizes("*", 1, 65_536)),
+        too_large="aws ec2 run-instances would refuse it",
+        # The words are in scylladb/scylladb#6999.
+        below_image="aws answers InvalidBlockDeviceMapping (volume is smaller than snapshot)",
+        spec=_VOLUMES,
+    )
 
     @property
     def disk_format(self) -> str:
@@ -158,7 +166,7 @@ class Aws:
         return (
             *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
-            *_machine_disk(shipment),
+            *machine_disk_findings(shipment, self.machine_disks),
             *name_findings(self.name, _RULES, shipment.names),
             *_protection(shipment),
             *_instance(shipment),
@@ -191,19 +199,6 @@ def _disk(size: int) -> Iterator[Finding]:
     if size > MAX_DISK:
         what = f"a disk of {size_text(size)}, and beyond 8 TiB an import needs a manifest"
         yield Finding("disk", f"{what}; aws ec2 import-snapshot would refuse it; make it smaller", _LIMITS)
-
-
-def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
-    kind = shipment.value("volume-type") or "gp3"
-    limits = DiskLimits(
-        kind=f"a volume of type {kind}",
-        most=_LARGEST_VOLUME.get(kind, max(_LARGEST_VOLUME.values())),
-        too_large="aws ec2 run-instances would refuse it",
-        # The words are in scylladb/scylladb#6999.
-        below_image="aws answers InvalidBlockDeviceMapping (volume is smaller than snapshot)",
-        spec=_VOLUMES,
-    )
-    yield from machine_disk_findings(shipment, limits)
 
 
 def _protection(shipment: Shipment) -> Iterator[Finding]:

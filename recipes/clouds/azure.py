@@ -14,8 +14,9 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB, MIB
 from .cloud import (
-    DiskLimits,
+    DiskSizes,
     Finding,
+    MachineDisks,
     NameRule,
     Shipment,
     alignment_findings,
@@ -170,6 +171,15 @@ class Azure:
 
     name: str = "azure"
     disk_formats: tuple[str, ...] = ("vhd",)
+    machine_disks: MachineDisks = MachineDisks(
+        what="a disk that is booted from",
+        sizes=(DiskSizes("*", 1, MAX_OS_DISK // GIB),),
+        too_large="az vm create would refuse it",
+        # The words are in skypilot-org/skypilot#2219.
+        below_image="azure answers OperationNotAllowed (the specified disk size is smaller than the size of"
+        " the corresponding disk in the VM image)",
+        spec=_DISKS,
+    )
 
     @property
     def disk_format(self) -> str:
@@ -186,7 +196,7 @@ class Azure:
         return (
             *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
-            *_machine_disk(shipment),
+            *machine_disk_findings(shipment, self.machine_disks),
             *name_findings(self.name, _RULES, shipment.names),
             *_version(shipment),
             *_size(shipment),
@@ -219,19 +229,6 @@ def _disk(size: int) -> Iterator[Finding]:
     if size > MAX_OS_DISK:
         what = f"a disk of {size_text(size)}, and a disk that is booted from has at most 4095 GiB"
         yield Finding("disk", f"{what}; az vm create would refuse it; make it smaller", _DISKS)
-
-
-def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
-    limits = DiskLimits(
-        kind="a disk that is booted from",
-        most=MAX_OS_DISK // GIB,
-        too_large="az vm create would refuse it",
-        # The words are in skypilot-org/skypilot#2219.
-        below_image="azure answers OperationNotAllowed (the specified disk size is smaller than the size of"
-        " the corresponding disk in the VM image)",
-        spec=_DISKS,
-    )
-    yield from machine_disk_findings(shipment, limits)
 
 
 def _version(shipment: Shipment) -> Iterator[Finding]:

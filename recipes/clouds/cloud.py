@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -111,6 +112,10 @@ class Cloud(Protocol):
     def name_kinds(self) -> tuple[str, ...]:
         """Kinds of names that there are rules for."""
 
+    @property
+    def machine_disks(self) -> MachineDisks:
+        """How large machines' own disks may be."""
+
     def problems(self, shipment: Shipment) -> tuple[Finding, ...]:
         """What it would refuse, as far as it can be told before there is a disk."""
 
@@ -175,40 +180,58 @@ def common_findings(
         yield Finding("tee", f"{what}; publish an x86_64 image, or with tee none")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiskLimits:
-    """How large a machine's own disk may be, in GiB, and what is said of another one.
+@dataclass(frozen=True)
+class DiskSizes:
+    """How large a disk of some types may be, in GiB.
 
     Attributes:
-        kind: of disk, as the cloud calls it.
-        too_small: what becomes of one with less than ``least``.
-        too_large: what becomes of one with more than ``most``.
-        below_image: what becomes of one that the shipped disk does not fit on.
-        spec: document and section of ``least`` and ``most``.
+        types: a shell pattern of the types.
     """
 
-    kind: str
-    least: int = 1
+    types: str
+    least: int
     most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineDisks:
+    """Machines' own disks on a cloud, and what is said of one with another size.
+
+    Attributes:
+        what: one of them, in words.
+        type: kind of the name that says of what type one is; empty where there is a single type.
+        sizes: by type; the first pattern that fits counts, and the last fits all.
+        too_small: what becomes of one that is smaller.
+        too_large: what becomes of one that is larger.
+        below_image: what becomes of one that the shipped disk does not fit on.
+        spec: document and section of the sizes.
+    """
+
+    what: str
+    type: str = ""
+    sizes: tuple[DiskSizes, ...]
     too_small: str = ""
     too_large: str
     below_image: str
     spec: str
 
 
-def machine_disk_findings(shipment: Shipment, limits: DiskLimits) -> Iterator[Finding]:
+def machine_disk_findings(shipment: Shipment, disks: MachineDisks) -> Iterator[Finding]:
     """A finding if the machine's own disk is smaller or larger than may be, or smaller than the image."""
     if shipment.machine_disk is None:
         return
     size = shipment.machine_disk // GIB
     needed = -(-shipment.disk_size // GIB)
-    fix, spec = "", limits.spec
-    if size > limits.most:
-        what, fix = f"more than the {limits.most} of {limits.kind}; {limits.too_large}", "make it smaller"
-    elif size < limits.least:
-        what, fix = f"less than the {limits.least} of {limits.kind}; {limits.too_small}", "make it larger"
+    type_ = shipment.value(disks.type) or ""
+    may = next(sizes for sizes in disks.sizes if fnmatchcase(type_, sizes.types))
+    one = f"{disks.what} of type {type_}" if type_ else disks.what
+    fix, spec = "", disks.spec
+    if size > may.most:
+        what, fix = f"more than the {may.most} of {one}; {disks.too_large}", "make it smaller"
+    elif size < may.least:
+        what, fix = f"less than the {may.least} of {one}; {disks.too_small}", "make it larger"
     elif size < needed:
-        what, fix, spec = f"and the image alone needs {needed}; {limits.below_image}", "make it larger", ""
+        what, fix, spec = f"and the image alone needs {needed}; {disks.below_image}", "make it larger", ""
     if fix:
         yield Finding("disk-size", f"the machine's disk has {size} GiB, {what}; {fix} or leave it out", spec)
 

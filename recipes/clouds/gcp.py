@@ -14,8 +14,9 @@ from pathlib import Path
 from ..record import dataclass
 from ..units import GIB
 from .cloud import (
-    DiskLimits,
+    DiskSizes,
     Finding,
+    MachineDisks,
     NameRule,
     Shipment,
     alignment_findings,
@@ -38,8 +39,6 @@ _DISKS = "Google Cloud, Compute Engine, Persistent Disk"
 
 # The largest disk. Spec: _DISKS.
 MAX_DISK = 64 * 1024 * GIB
-# GiB of the smallest persistent disk. Spec: _DISKS. Hyperdisks have other sizes for each type.
-_LEAST_PD = 10
 # Seen by GoogleCloudPlatform/compute-archlinux-image-builder#44; no call says so.
 _WITHOUT_UEFI = "the console of such a machine says UEFI: Failed to load image"
 
@@ -143,6 +142,18 @@ class Gcp:
 
     name: str = "gcp"
     disk_formats: tuple[str, ...] = ("gce",)
+    machine_disks: MachineDisks = MachineDisks(
+        what="a disk",
+        type="disk-type",
+        # The least size of Hyperdisks is another for each type.
+        sizes=(DiskSizes("pd-*", 10, MAX_DISK // GIB), DiskSizes("*", 1, MAX_DISK // GIB)),
+        # Google Cloud SDK 528, command_lib/compute/instances/flags.py.
+        too_small="gcloud answers that --boot-disk-size: Value must be greater than or equal to 10 GB",
+        too_large="gcloud compute instances create would refuse it",
+        # The words are in elasticluster/elasticluster#716.
+        below_image="gcp answers Requested disk size cannot be smaller than the image size",
+        spec=_DISKS,
+    )
 
     @property
     def disk_format(self) -> str:
@@ -159,7 +170,7 @@ class Gcp:
         return (
             *common_findings(self.name, self.disk_formats, shipment, without_uefi=_WITHOUT_UEFI),
             *_disk(shipment.disk_size),
-            *_machine_disk(shipment),
+            *machine_disk_findings(shipment, self.machine_disks),
             *name_findings(self.name, _RULES, shipment.names),
             *_machine(shipment),
             *_features(shipment),
@@ -184,22 +195,6 @@ def _disk(size: int) -> Iterator[Finding]:
         yield Finding(
             "disk", f"{what}; gcloud compute images create would refuse it; make it smaller", _DISKS
         )
-
-
-def _machine_disk(shipment: Shipment) -> Iterator[Finding]:
-    kind = shipment.value("disk-type") or "pd-balanced"
-    limits = DiskLimits(
-        kind=f"a disk of type {kind}",
-        least=_LEAST_PD if kind.startswith("pd-") else 1,
-        most=MAX_DISK // GIB,
-        # Google Cloud SDK 528, command_lib/compute/instances/flags.py.
-        too_small="gcloud answers that --boot-disk-size: Value must be greater than or equal to 10 GB",
-        too_large="gcloud compute instances create would refuse it",
-        # The words are in elasticluster/elasticluster#716.
-        below_image="gcp answers Requested disk size cannot be smaller than the image size",
-        spec=_DISKS,
-    )
-    yield from machine_disk_findings(shipment, limits)
 
 
 def _machine(shipment: Shipment) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from . import keys
 from .templates import render
 
 if TYPE_CHECKING:
+    from ..clouds.cloud import MachineDisks
     from ..clouds.secure_boot import Certificates, Sign
     from .publish_golden import CloudGolden
 
@@ -115,6 +116,13 @@ class Kit:
     def program(self) -> Program:
         """What deploys it."""
         return PROGRAMS[self.cloud]
+
+    @property
+    def machine_disks(self) -> MachineDisks:
+        """How large the disk of a machine may be."""
+        from ..clouds.registry import lookup
+
+        return lookup(self.cloud).machine_disks
 
     @property
     def disk_gib(self) -> int:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from tests.unit import luks2_forgeries as forge
 
-from .luks_volumes import DECOY, KEYS, TEXT, TYPED, Tried, boot_luks, needles, on_disk, operator, traces
+from .luks_volumes import DECOY, KEYS, TEXT, TYPED, Tried, boot_luks, on_disk, operator, traces
 from .support import Boot, Boots
 
 pytestmark = pytest.mark.boot
@@ -290,8 +290,8 @@ def test_a_wrong_volume_key_opens_no_file_system(tried: Tried) -> None:
 def test_no_byte_of_a_key_is_seen(tried: Tried) -> None:
     """Not on the console, and not in arguments, environments and key names of any process meanwhile."""
     for key in KEYS.values():
-        for text in needles(key):
-            assert text not in tried.run.text
+        for trace in traces(key):
+            assert trace not in tried.run.console
     (samples,) = tried.facts["samples"]
     taken, formatting, asking, leaks = map(int, samples.split())
     # cryptsetup and a provider were seen at work.

@@ -423,13 +423,13 @@ ALONE = ("--security-feature", "ConfidentialVmSupported")
 @pytest.mark.parametrize(
     ("cloud", "options", "message"),
     [
-        ("azure", ("--disk-size", "4096"), "--disk-size: a disk that is booted from has at most 4095 GiB"),
+        ("azure", ("--disk-size", "4096"), "--disk-size: a disk that is booted from has 1 to 4095 GiB"),
         ("azure", (*ALONE, "--tee", "none", "--secure-boot", "false"), "takes neither --tee none nor keys"),
         ("azure", ALONE, "--security-feature: an image for confidential machines alone takes neither"),
-        ("gcp", ("--disk-size", "9"), "--disk-size: a disk of type pd-balanced has 10 GiB at least"),
-        ("gcp", ("--disk-size", "65537"), "--disk-size: the largest disk has 65536 GiB"),
-        ("aws", ("--disk-size", "65537"), "--disk-size: a volume of type gp3 has at most 65536 GiB"),
-        ("aws", ("--disk-size", "16385", "--volume-type", "gp2"), "gp2 has at most 16384 GiB"),
+        ("gcp", ("--disk-size", "9"), "--disk-size: a disk of type pd-balanced has 10 to 65536 GiB"),
+        ("gcp", ("--disk-size", "65537"), "--disk-size: a disk of type pd-balanced has 10 to 65536 GiB"),
+        ("aws", ("--disk-size", "65537"), "--disk-size: a volume of type gp3 has 1 to 65536 GiB"),
+        ("aws", ("--disk-size", "16385", "--volume-type", "gp2"), "gp2 has 1 to 16384 GiB"),
     ],
 )
 def test_what_the_last_call_would_refuse_stops_before_the_first(

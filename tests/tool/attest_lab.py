@@ -35,7 +35,7 @@ from tests.unit.test_broker_guest import firmware_log
 from tests.unit.unlock_samples import COVERED, events, machine
 
 OVERLAY = ROOT / "rootfs/attest/usr/lib/goldsmith"
-SERVICE = OVERLAY / "attest.py"
+SERVICE = OVERLAY / "attest"
 FIRST, SECOND = b'{\n "name": "site"\n}\n', b'{\n "name": "site", "second": true\n}\n'
 GOLDEN = with_workload(machine("m"), workload_step(14, "site", FIRST))
 # What stands for `workload` in the guest, which needs one: takes what says so, and is not quick about it.

@@ -1,8 +1,8 @@
-"""Who has a connection to the attestation service, and who gives way: overlay ``attest``, attest.py."""
+"""Who has a connection to the attestation service, who gives way, and what it reads: overlay ``attest``."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import socket
 import sys
@@ -17,29 +17,38 @@ import pytest
 from tests.support import ROOT
 
 OVERLAY = ROOT / "rootfs/attest/usr/lib"
+PARTS = ("admission", "exchange", "journal")
 
 
-@pytest.fixture(scope="module")
-def attest() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("attest_service", OVERLAY / "goldsmith/attest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+@pytest.fixture(scope="module", autouse=True)
+def service() -> Iterator[None]:
+    """Its folder as Python has it that is told to run it: on the path, and no bytecode is left there."""
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, str(OVERLAY / "goldsmith/attest"))
     try:
-        spec.loader.exec_module(module)
-        yield module
+        yield
     finally:
+        sys.path.remove(str(OVERLAY / "goldsmith/attest"))
         sys.dont_write_bytecode = bytecode
-        del sys.modules[spec.name]
+        for name in PARTS:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def admission() -> ModuleType:
+    return importlib.import_module("admission")
+
+
+@pytest.fixture
+def exchange() -> ModuleType:
+    return importlib.import_module("exchange")
 
 
 class Crowd:
     """Connections of clients, without threads: one that is displaced leaves when it is told to."""
 
-    def __init__(self, attest: ModuleType, stack: ExitStack) -> None:
-        self.clients, self._stack = attest.Clients(), stack
+    def __init__(self, admission: ModuleType, stack: ExitStack) -> None:
+        self.clients, self._stack = admission.Clients(), stack
         self._far: dict[int, socket.socket] = {}
 
     def enter(self, client: str) -> Any:
@@ -64,11 +73,11 @@ class Crowd:
 
 
 @pytest.fixture
-def crowd(attest: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
+def crowd(admission: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
     # Here nobody leaves while somebody waits for it.
-    monkeypatch.setattr(attest, "ROOM_TIME", 0.0)
+    monkeypatch.setattr(admission, "ROOM_TIME", 0.0)
     with ExitStack() as stack:
-        yield Crowd(attest, stack)
+        yield Crowd(admission, stack)
 
 
 def names(*counts: int) -> list[str]:
@@ -144,9 +153,11 @@ def test_a_client_that_has_gone_gives_way_too(crowd: Crowd) -> None:
     assert crowd.enter("new") is not None
 
 
-def test_a_newcomer_waits_for_whoever_gives_way(attest: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attest, "ROOM_TIME", 60.0)
-    clients = attest.Clients()
+def test_a_newcomer_waits_for_whoever_gives_way(
+    admission: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "ROOM_TIME", 60.0)
+    clients = admission.Clients()
     with ExitStack() as stack:
 
         def enter(client: str) -> Any:
@@ -168,22 +179,22 @@ def test_a_newcomer_waits_for_whoever_gives_way(attest: ModuleType, monkeypatch:
         assert places[0][1].recv(1) == b""
 
 
-def test_the_unit_allows_a_thread_for_each(attest: ModuleType) -> None:
+def test_the_unit_allows_a_thread_for_each(admission: ModuleType) -> None:
     unit = (OVERLAY / "systemd/system/attest.service").read_text()
     found = re.search(r"^TasksMax=([0-9]+)$", unit, re.MULTILINE)
     assert found is not None
-    assert int(found[1]) >= 2 * attest.MAX_CONNECTIONS
+    assert int(found[1]) >= 2 * admission.MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize("blanks", ["", " ", "\t", " \t \t"])
-def test_blanks_around_a_header_are_none_of_it(attest: ModuleType, blanks: str) -> None:
+def test_blanks_around_a_header_are_none_of_it(exchange: ModuleType, blanks: str) -> None:
     """Spec: RFC 9112 section 5: OWS before and behind a field's value."""
 
     class Line:
         def receive(self, size: int) -> bytes:
             return f"POST / HTTP/1.1\r\nContent-Length:{blanks}7{blanks}\r\nA:{blanks}\r\n\r\nrest".encode()
 
-    request = attest.read_request(Line())
+    request = exchange.read_request(Line())
     assert (request.method, request.target, request.length, request.rest) == ("POST", "/", 7, b"rest")
 
 
@@ -201,19 +212,19 @@ def test_blanks_around_a_header_are_none_of_it(attest: ModuleType, blanks: str) 
         "a: \x00",
     ],
 )
-def test_headers_that_are_none(attest: ModuleType, header: str) -> None:
+def test_headers_that_are_none(exchange: ModuleType, header: str) -> None:
     """Any of these is judged at once, long as it may be."""
 
     class Line:
         def receive(self, size: int) -> bytes:
             return f"GET / HTTP/1.1\r\n{header}\r\n\r\n".encode("latin-1")
 
-    with pytest.raises(attest.RefusedError, match=r"^a header is malformed, or there twice$") as caught:
-        attest.read_request(Line())
+    with pytest.raises(exchange.RefusedError, match=r"^a header is malformed, or there twice$") as caught:
+        exchange.read_request(Line())
     assert caught.value.status == 400
 
 
-def test_an_answer_has_one_time_for_all_of_it(attest: ModuleType) -> None:
+def test_an_answer_has_one_time_for_all_of_it(exchange: ModuleType) -> None:
     """Who takes a little of it now and then does not get more."""
     now, gave = [0.0], []
 
@@ -227,10 +238,10 @@ def test_an_answer_has_one_time_for_all_of_it(attest: ModuleType) -> None:
             return len(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attest.time, "monotonic", lambda: now[0])
-        line = attest.Line(Tls(), 5.0)
+        patch.setattr(exchange.time, "monotonic", lambda: now[0])
+        line = exchange.Line(Tls(), 5.0)
         line.send(bytes(3 * 16384))
         assert gave == [5.0, 3.0, 1.0]
         line.give(5.0)
-        with pytest.raises(attest.RefusedError, match=r"^it took too long"):
+        with pytest.raises(exchange.RefusedError, match=r"^it took too long"):
             line.send(bytes(1 << 20))

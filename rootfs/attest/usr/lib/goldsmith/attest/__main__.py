@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """The attestation service: HTTPS for whoever wants to know what this machine booted, and for its operators.
 
 It only speaks with the network. What it tells is made by attest-evidence, and a workload that comes is taken
@@ -6,8 +5,9 @@ by attest-workload; both are asked over a socket, and this program has no other 
 standard library alone. ``goldsmith attest --protocol`` is the whole of what it answers.
 
 A connection is one request, and has a time by which it is over, whatever it is that takes long. Anybody may
-connect, so what comes is read in a time that grows with its length and no faster, and who only holds a
-connection gives way to others.
+connect, so what comes is read in a time that grows with its length and no faster (``exchange``), and who only
+holds a connection gives way to others (``admission``). Python runs the folder as a program, and so finds
+these.
 """
 
 from __future__ import annotations
@@ -15,75 +15,45 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
 import re
 import socket
 import ssl
-import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-SCHEMA = 1
-KIB, MIB = 1024, 1024 * 1024
-MAX_HEAD = 8 * KIB
+from admission import REFILL, Clients, Place, group
+from exchange import (
+    DISCARD_TIME,
+    HEAD_TIME,
+    KIB,
+    MIB,
+    PIECE,
+    Line,
+    RefusedError,
+    Request,
+    document,
+    drain,
+    head,
+    read_request,
+    refusal_body,
+)
+from journal import log
+
 # A firmware log of 1 MiB and one of user space make less than this in base64.
 MAX_EVIDENCE = 4 * MIB
-PIECE = 64 * KIB
-# RFC 8446 section 5.1.
-RECORD = 16 * KIB
-# Each has a thread, of which the unit's TasksMax allows twice as many.
-MAX_CONNECTIONS = 16
-MAX_PER_CLIENT = 4
-# Seconds for TLS and the head of a request, for making evidence, and between two pieces of a workload.
-HEAD_TIME, EVIDENCE_TIME, PIECE_TIME = 15.0, 90.0, 20.0
+# Seconds for making evidence, and between two pieces of a workload.
+EVIDENCE_TIME, PIECE_TIME = 90.0, 20.0
 # For a workload: to arrive, and then to be checked, measured and started.
 BODY_TIME, TAKE_TIME = 1800.0, 1800.0
 # For an answer: 5 s, and one more for so many bytes (1 Mbit/s). Only evidence is long; at most it has 37 s.
 ANSWER_TIME, ANSWER_RATE = 5.0, 128 * KIB
-# Quotes, which make the TPM work: so many at once, and one more in so many seconds, for each client.
-BURST, REFILL = 10, 2.0
-MAX_CLIENTS = 256
 # Seconds until the next connection is looked for where one could not be taken.
 PAUSE = 0.5
-# For the thread of a connection that makes room to end; its socket is shut down, so nothing holds it up.
-ROOM_TIME = 3.0
-# What is read and thrown away behind an answer, so that it is not lost with the rest of a request.
-MAX_DISCARDED, DISCARD_TIME = 4 * MIB, 3.0
 
-REQUEST = re.compile(r"([A-Z]{1,16}) (/[!-~]{0,1024}) HTTP/1\.1")
-# The blanks around a value are not told apart here: several ways to match them are tried one after the other.
-HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):([ -~\t]*)")
 NONCE = re.compile(r"/v1/collateral\?nonce=((?:[0-9a-f]{2}){16,64})")
 COLLATERAL, WORKLOAD = "/v1/collateral", "/v1/workload"
-REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    411: "Length Required",
-    413: "Content Too Large",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
-
-
-class RefusedError(Exception):
-    """A request that is turned down: an HTTP status, the part of the request that is meant, and why.
-
-    Attributes:
-        measured: the word that was extended all the same; empty where none was.
-    """
-
-    def __init__(self, status: int, field: str, reason: str, measured: str = "") -> None:
-        super().__init__(reason)
-        self.status, self.field, self.measured = status, field, measured
 
 
 @dataclass(frozen=True)
@@ -93,155 +63,6 @@ class Settings:
     evidence: str
     workload: str
     limit: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """The head of a request, and what came of its body with it."""
-
-    method: str
-    target: str
-    length: int | None
-    waits: bool
-    rest: bytes
-
-
-@dataclass(eq=False)
-class Place:
-    """Of a connection, from when it is taken until its thread ends.
-
-    Attributes:
-        busy: a request is there and not answered yet, so nobody else gets the place.
-        lost: somebody else gets it.
-    """
-
-    client: str
-    plain: socket.socket
-    busy: bool = False
-    lost: bool = False
-
-
-class Clients:
-    """Which connections there are, and when each client last asked for a quote."""
-
-    def __init__(self) -> None:
-        # Sockets of places are shut down and closed under it, so none is shut down that is closed.
-        self._lock = threading.Condition()
-        self._places: list[Place] = []
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def enter(self, client: str, plain: socket.socket) -> Place | None:
-        """A place for one more connection; where all are taken, that of one which is not busy.
-
-        Waits until the thread of that one is done, so there are never more of them than places.
-        """
-        with self._lock:
-            if sum(place.client == client for place in self._places) >= MAX_PER_CLIENT:
-                return None
-            if len(self._places) >= MAX_CONNECTIONS:
-                if not self._displace(client):
-                    return None
-                if not self._lock.wait_for(lambda: len(self._places) < MAX_CONNECTIONS, ROOM_TIME):
-                    return None
-            place = Place(client, plain)
-            self._places.append(place)
-            return place
-
-    def _displace(self, newcomer: str) -> bool:
-        """Ends the oldest connection that is not busy, of the client that has most; whether there is one.
-
-        Who has fewer than the newcomer keeps them.
-        """
-        held = Counter(place.client for place in self._places)
-        idle = [place for place in self._places if not (place.busy or place.lost)]
-        found = max(idle, key=lambda place: held[place.client], default=None)
-        if found is None or held[found.client] < held[newcomer]:
-            return False
-        found.lost = True
-        log(found.client, 0, f"makes room for {newcomer}")
-        # Whoever reads or writes it finds it ended; where the other side has done so already, this fails.
-        with contextlib.suppress(OSError):
-            found.plain.shutdown(socket.SHUT_RDWR)
-        return True
-
-    def begin(self, place: Place) -> None:
-        """Notes that a request is there.
-
-        Raises:
-            ConnectionAbortedError: too late.
-        """
-        with self._lock:
-            if place.lost:
-                raise ConnectionAbortedError("somebody else has its place")
-            place.busy = True
-
-    def end(self, place: Place) -> None:
-        """Notes that it is answered; the other side may take its time to say good-bye."""
-        with self._lock:
-            place.busy = False
-
-    def leave(self, place: Place) -> None:
-        """Closes and forgets a connection."""
-        with self._lock:
-            self._places.remove(place)
-            self._lock.notify()
-            place.plain.close()
-
-    def may_ask(self, client: str) -> bool:
-        """Whether a client may have a quote now."""
-        now = time.monotonic()
-        with self._lock:
-            tokens, at = self._buckets.pop(client, (float(BURST), now))
-            tokens = min(float(BURST), tokens + (now - at) / REFILL)
-            allowed = tokens >= 1
-            self._buckets[client] = (tokens - 1 if allowed else tokens, now)
-            while len(self._buckets) > MAX_CLIENTS:
-                del self._buckets[next(iter(self._buckets))]
-            return allowed
-
-
-class Line:
-    """A TLS connection that is read and written until a moment that does not move."""
-
-    def __init__(self, tls: ssl.SSLSocket, seconds: float) -> None:
-        self.tls = tls
-        self.give(seconds)
-
-    def give(self, seconds: float) -> None:
-        """Sets the moment."""
-        self._end = time.monotonic() + seconds
-
-    def receive(self, size: int, at_most: float = HEAD_TIME) -> bytes:
-        """What came, or nothing when the other side has ended it.
-
-        Raises:
-            RefusedError: nothing came in time.
-        """
-        self._limit(at_most)
-        try:
-            return self.tls.recv(size)
-        except TimeoutError:
-            raise RefusedError(408, "request", "it took too long to arrive") from None
-        except OSError as error:
-            raise RefusedError(400, "request", f"the connection broke: {error}") from None
-
-    def send(self, data: bytes) -> None:
-        """Writes all of it.
-
-        Raises:
-            RefusedError: the other side does not read it in time.
-        """
-        rest = memoryview(data)
-        # One record of TLS at a time: each call has a limit of its own, however much it is given.
-        while rest:
-            self._limit(HEAD_TIME)
-            rest = rest[self.tls.send(rest[:RECORD]) :]
-
-    def _limit(self, at_most: float) -> None:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise RefusedError(408, "request", "it took too long to arrive")
-        self.tls.settimeout(min(left, at_most))
 
 
 class Service:
@@ -388,48 +209,6 @@ class Service:
         raise RefusedError(500, "workload", "no word of it; the log of attest-workload says why")
 
 
-def group(address: str) -> str:
-    """Whom an address is counted for: an IPv4 address, or the 64 bits of an IPv6 network (RFC 6177)."""
-    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0]) if ":" in address else b""
-    if packed[:12] == bytes(10) + b"\xff\xff":
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return f"{socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8))}/64" if packed else address
-
-
-def read_request(line: Line) -> Request:
-    """The head of a request. Spec: RFC 9112 sections 2 to 6.
-
-    Raises:
-        RefusedError: it is none, or of a kind that is not needed here.
-    """
-    data = b""
-    while b"\r\n\r\n" not in data and len(data) <= MAX_HEAD:
-        piece = line.receive(MAX_HEAD)
-        if not piece:
-            raise RefusedError(400, "head", "it ends before an empty line")
-        data += piece
-    text, _, rest = data.partition(b"\r\n\r\n")
-    if len(text) > MAX_HEAD:
-        raise RefusedError(413, "head", f"more than {MAX_HEAD} bytes")
-    first, *lines = text.decode("latin-1").split("\r\n")
-    request = REQUEST.fullmatch(first)
-    if request is None:
-        raise RefusedError(400, "head", "the first line is no request of HTTP/1.1")
-    headers: dict[str, str] = {}
-    for each in lines:
-        found = HEADER.fullmatch(each)
-        if found is None or found[1].lower() in headers:
-            raise RefusedError(400, "head", "a header is malformed, or there twice")
-        headers[found[1].lower()] = found[2].strip(" \t")
-    if "transfer-encoding" in headers:
-        raise RefusedError(411, "Transfer-Encoding", "not known here; send Content-Length")
-    length = headers.get("content-length")
-    if length is not None and not re.fullmatch(r"[0-9]{1,15}", length):
-        raise RefusedError(400, "Content-Length", "no number of bytes")
-    waits = headers.get("expect", "").lower() == "100-continue"
-    return Request(request[1], request[2], None if length is None else int(length), waits, rest)
-
-
 def reach(path: str, seconds: float) -> socket.socket:
     """A connection to another service of this machine."""
     other = socket.socket(socket.AF_UNIX)
@@ -466,45 +245,6 @@ def pass_on(line: Line, other: socket.socket, first: bytes, length: int) -> None
             raise RefusedError(400, "body", f"it ends after {passed} of {length} bytes")
         other.sendall(piece)
         passed += len(piece)
-
-
-def document(**values: str) -> bytes:
-    """An answer in JSON."""
-    return json.dumps({"schema": SCHEMA, **values}, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def refusal_body(refusal: RefusedError) -> bytes:
-    """The answer to a request that is turned down."""
-    known = {"measured": refusal.measured} if refusal.measured else {}
-    return document(error=str(refusal), field=refusal.field, **known)
-
-
-def head(status: int, length: int) -> bytes:
-    """The head of an answer."""
-    lines = (
-        f"HTTP/1.1 {status} {REASONS[status]}",
-        "Content-Type: application/json",
-        f"Content-Length: {length}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    )
-    return "\r\n".join((*lines, "", "")).encode("ascii")
-
-
-def drain(plain: socket.socket) -> None:
-    """Ends a connection so that what was said last arrives, whatever of the request is still on its way."""
-    with contextlib.suppress(OSError):
-        plain.shutdown(socket.SHUT_WR)
-        plain.settimeout(DISCARD_TIME)
-        end, left = time.monotonic() + DISCARD_TIME, MAX_DISCARDED
-        while left > 0 and time.monotonic() < end and (piece := plain.recv(PIECE)):
-            left -= len(piece)
-
-
-def log(client: str, status: int, what: str) -> None:
-    """One line, without anything that could steer a terminal."""
-    sys.stderr.write(f"{client} {status or '-'} {ascii(what)[1:-1]}\n")
-    sys.stderr.flush()
 
 
 def server_context(certificate: Path, key: Path, operators: Path) -> ssl.SSLContext:
